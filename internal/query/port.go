@@ -1,0 +1,71 @@
+package query
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
+)
+
+// Port is what a person writes for a port: a number, the name of a port that the destination declares, or a
+// protocol that has no ports.
+type Port struct {
+	Protocol flow.Protocol // for a name, 0 is "what the destination declares"
+	Number   uint16
+	Name     string
+}
+
+// ParsePort reads "389", "53/udp", "ldap", "dns/udp" and "icmp". A number without a protocol is TCP.
+func ParsePort(text string) (Port, error) {
+	name, proto, given := strings.Cut(text, "/")
+	p := Port{Protocol: flow.TCP}
+	if given {
+		var err error
+		if p.Protocol, err = flow.ParseProtocol(proto); err != nil {
+			return Port{}, fmt.Errorf("port %q: %w", text, err)
+		}
+		if !p.Protocol.HasPorts() {
+			return Port{}, fmt.Errorf("port %q: %s has no ports; write %q", text, p.Protocol, p.Protocol)
+		}
+	}
+	if n, err := strconv.ParseUint(name, 10, 16); err == nil {
+		p.Number = uint16(n)
+		return p, nil
+	}
+	if proto, err := flow.ParseProtocol(name); err == nil && !given && !proto.HasPorts() {
+		return Port{Protocol: proto}, nil
+	}
+	if name == "" || strings.Trim(name, "0123456789") == "" {
+		return Port{}, fmt.Errorf("port %q: want a number from 0 to 65535, a port's name or icmp, and a protocol like 53/udp", text)
+	}
+	if !given {
+		p.Protocol = 0
+	}
+	p.Name = name
+	return p, nil
+}
+
+// At resolves a name on the destination; a number stands for itself. The error says which names there are.
+func (p Port) At(to cluster.Party) ([]cluster.Port, error) {
+	if p.Name == "" {
+		return []cluster.Port{{Protocol: p.Protocol, Number: p.Number}}, nil
+	}
+	if to.Endpoint == nil {
+		return nil, fmt.Errorf("port name %q: %s is no pod, so it declares no names", p.Name, to)
+	}
+	if found := to.Endpoint.PortsNamed(p.Name, p.Protocol); len(found) > 0 {
+		return found, nil
+	}
+	var names []string
+	for _, c := range to.Endpoint.Ports {
+		if c.Name != "" {
+			names = append(names, c.Name)
+		}
+	}
+	if names == nil {
+		return nil, fmt.Errorf("%s declares no port named %q, nor any other name", to, p.Name)
+	}
+	return nil, fmt.Errorf("%s declares no port named %q; it declares %s", to, p.Name, strings.Join(names, ", "))
+}
