@@ -83,7 +83,9 @@ func rule(a policy.Action, peer policy.Peer, ports ...policy.Port) policy.Rule {
 	return policy.Rule{Action: a, Peers: []policy.Peer{peer}, Ports: ports}
 }
 
-func tcp(first, last uint16) policy.Port { return policy.Port{Protocol: flow.TCP, First: first, Last: last} }
+func tcp(first, last uint16) policy.Port {
+	return policy.Port{Protocol: flow.TCP, First: first, Last: last}
+}
 
 func TestNoPolicyAllows(t *testing.T) {
 	s := state(t)
