@@ -49,11 +49,20 @@ func (n *NS) Close() error { return n.file.Close() }
 // /proc/sys/net, read or written by f, is the namespace's.
 func (n *NS) Do(f func() error) error {
 	return onOwnThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
+		if err := n.Enter(); err != nil {
+			return err
 		}
 		return f()
 	})
+}
+
+// Enter moves the calling thread into the namespace. It is for functions that run under Do and go on to further
+// namespaces: Do puts the thread back.
+func (n *NS) Enter() error {
+	if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
+	return nil
 }
 
 // onOwnThread runs f on a thread that f may move to another namespace, and puts it back afterwards. A thread that

@@ -1,0 +1,230 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netns"
+)
+
+// Limits of probing. Each probe under way can have one denial in the dataplane's buffers, so their number bounds
+// what those have to hold.
+const (
+	maxFlights  = 256
+	resendAfter = time.Second
+	giveUpAfter = 3 * time.Second
+)
+
+// attempt is one probe to make: t, from a host's namespace.
+type attempt struct {
+	from *netns.NS
+	t    flow.Tuple
+}
+
+// landing is what became of an attempt.
+type landing struct {
+	outcome Outcome
+	denial  dataplane.Denial // of Denied
+	took    time.Duration
+	err     error // of Failed
+}
+
+// prober makes attempts, many at a time, on one thread that goes from namespace to namespace.
+type prober struct {
+	epoll    int
+	denials  *denials
+	at       *netns.NS // where the thread is
+	flights  map[int]*flight
+	byTuple  map[flow.Tuple]*flight
+	resends  queue
+	expiries queue
+	land     func(index int, l landing)
+}
+
+type flight struct {
+	index  int
+	tuple  flow.Tuple
+	socket *socket
+	start  time.Time
+	landed bool
+}
+
+// queue holds flights in the order of their start, so its head is due first.
+type queue []*flight
+
+// due removes and returns the head if it is under way for as long as after.
+func (q *queue) due(now time.Time, after time.Duration) *flight {
+	q.skipLanded()
+	if len(*q) == 0 || now.Sub((*q)[0].start) < after {
+		return nil
+	}
+	f := (*q)[0]
+	*q = (*q)[1:]
+	return f
+}
+
+func (q *queue) skipLanded() {
+	for len(*q) > 0 && (*q)[0].landed {
+		*q = (*q)[1:]
+	}
+}
+
+// probe makes all attempts and calls land once for each, from one goroutine, until all have landed or ctx ends. home
+// is any namespace of the lab: the thread is put back where it was after being there.
+func probe(ctx context.Context, home *netns.NS, d *denials, attempts []attempt, land func(int, landing)) error {
+	return home.Do(func() error {
+		epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("open epoll: %w", err)
+		}
+		defer unix.Close(epoll)
+		p := &prober{epoll: epoll, denials: d, at: home, flights: map[int]*flight{}, byTuple: map[flow.Tuple]*flight{}, land: land}
+		if err := p.wait(d.fd, unix.EPOLLIN); err != nil {
+			return err
+		}
+		defer p.abandon()
+		return p.run(ctx, attempts)
+	})
+}
+
+func (p *prober) wait(fd int, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(fd)}
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("add to epoll: %w", err)
+	}
+	return nil
+}
+
+func (p *prober) run(ctx context.Context, attempts []attempt) error {
+	next := 0
+	for next < len(attempts) || len(p.flights) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for ; next < len(attempts) && len(p.flights) < maxFlights; next++ {
+			if err := p.launch(next, attempts[next]); err != nil {
+				return err
+			}
+		}
+		if err := p.poll(); err != nil {
+			return err
+		}
+		p.expire()
+	}
+	return nil
+}
+
+// launch starts one attempt. Only what makes all further ones senseless is an error.
+func (p *prober) launch(index int, a attempt) error {
+	if p.byTuple[a.t] != nil {
+		return fmt.Errorf("%s is probed twice at a time", a.t)
+	}
+	if a.from != p.at {
+		if err := a.from.Enter(); err != nil {
+			return err
+		}
+		p.at = a.from
+	}
+	start := time.Now()
+	s, err := openSocket(a.t, uint64(index)+1)
+	if err != nil {
+		p.land(index, landing{outcome: outcomeOf(err), err: err})
+		return nil
+	}
+	if err := p.wait(s.fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET); err != nil {
+		s.close()
+		return err
+	}
+	f := &flight{index: index, tuple: a.t, socket: s, start: start}
+	p.flights[s.fd], p.byTuple[a.t] = f, f
+	if !s.stream() { // the kernel itself repeats what streams send
+		p.resends = append(p.resends, f)
+	}
+	p.expiries = append(p.expiries, f)
+	return nil
+}
+
+// poll waits for the next things to happen, but not for long.
+func (p *prober) poll() error {
+	var events [128]unix.EpollEvent
+	n, err := unix.EpollWait(p.epoll, events[:], 50)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for probes: %w", err)
+	}
+	for _, ev := range events[:max(n, 0)] {
+		if int(ev.Fd) == p.denials.fd {
+			if err := p.takeDenials(); err != nil {
+				return err
+			}
+		} else if f := p.flights[int(ev.Fd)]; f != nil {
+			p.look(f)
+		}
+	}
+	return nil
+}
+
+func (p *prober) takeDenials() error {
+	seen, err := p.denials.take()
+	for _, d := range seen {
+		if f := p.byTuple[d.Tuple]; f != nil {
+			p.finish(f, landing{outcome: Denied, denial: d})
+		}
+	}
+	return err
+}
+
+func (p *prober) look(f *flight) {
+	if done, err := f.socket.ready(); done {
+		p.finish(f, landing{outcome: outcomeOf(err), err: err})
+	}
+}
+
+func outcomeOf(err error) Outcome {
+	switch {
+	case err == nil:
+		return Answered
+	case errors.Is(err, unix.ECONNREFUSED):
+		return Refused
+	}
+	return Failed
+}
+
+func (p *prober) expire() {
+	now := time.Now()
+	for f := p.resends.due(now, resendAfter); f != nil; f = p.resends.due(now, resendAfter) {
+		if err := f.socket.send(); err != nil {
+			p.finish(f, landing{outcome: outcomeOf(err), err: err})
+		}
+	}
+	for f := p.expiries.due(now, giveUpAfter); f != nil; f = p.expiries.due(now, giveUpAfter) {
+		p.finish(f, landing{outcome: Lost})
+	}
+}
+
+func (p *prober) finish(f *flight, l landing) {
+	p.drop(f)
+	l.took = time.Since(f.start)
+	p.land(f.index, l)
+}
+
+func (p *prober) drop(f *flight) {
+	delete(p.flights, f.socket.fd)
+	delete(p.byTuple, f.tuple)
+	f.socket.close()
+	f.landed = true
+}
+
+// abandon lets go of what is still under way.
+func (p *prober) abandon() {
+	for _, f := range p.flights {
+		p.drop(f)
+	}
+}
