@@ -1,0 +1,209 @@
+// Package ringfence_test holds the rules of the repository itself: who may import whom, and that what is written
+// for people is there and true.
+package ringfence_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/ringfence-project/ringfence/"
+
+// mayImport is the architecture: each package of ours, and those of ours that its code (tests aside) may import.
+// docs/architecture.md draws the same picture.
+var mayImport = map[string]string{
+	// the core: values in, values out
+	"internal/label":   "",
+	"internal/flow":    "",
+	"internal/policy":  "label flow",
+	"internal/cluster": "label flow policy",
+	"internal/eval":    "label flow policy cluster",
+	"internal/ruleset": "flow",
+	"internal/compile": "label flow policy cluster ruleset",
+	// the edges: each meets the core, and another edge only through that edge's interface
+	"internal/explain":                 "label flow policy cluster eval",
+	"internal/manifest":                "label flow policy cluster",
+	"internal/source/dir":              "label flow policy cluster manifest",
+	"internal/dataplane":               "flow ruleset",
+	"internal/dataplane/fake":          "flow ruleset dataplane",
+	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
+	"internal/dataplane/nft":           "flow ruleset dataplane netns",
+	"internal/netns":                   "",
+	"internal/engine":                  "flow cluster ruleset compile dataplane",
+	"internal/lab":                     "label flow policy cluster eval ruleset compile dataplane engine netns",
+	"internal/cluster/clustertest":     "label flow policy cluster",
+	"internal/query":                   "label flow policy cluster",
+	"internal/scenario":                "*",
+	"cmd/ringfence":                    "*",
+	"hack/testsummary":                 "",
+}
+
+// core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.
+var core = strings.Fields("label flow policy cluster eval ruleset compile")
+
+var pure = strings.Fields("bufio bytes cmp encoding/binary errors fmt hash/maphash iter maps math math/bits net/netip slices sort strconv strings unicode unicode/utf8 unsafe time")
+
+type goFile struct {
+	path string // slash-separated, from the root
+	ast  *ast.File
+}
+
+func parseAll(t *testing.T) []goFile {
+	t.Helper()
+	var files []goFile
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		files = append(files, goFile{filepath.ToSlash(path), f})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func (f goFile) dir() string  { return f.path[:max(0, strings.LastIndex(f.path, "/"))] }
+func (f goFile) isTest() bool { return strings.HasSuffix(f.path, "_test.go") }
+
+func (f goFile) imports() []string {
+	var paths []string
+	for _, i := range f.ast.Imports {
+		p, _ := strconv.Unquote(i.Path.Value)
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+func TestImportGraph(t *testing.T) {
+	for _, f := range parseAll(t) {
+		if f.isTest() {
+			continue
+		}
+		allowed, known := mayImport[f.dir()]
+		if !known {
+			t.Errorf("%s: its package has no place in the architecture yet; give it one in mayImport and docs/architecture.md", f.path)
+			continue
+		}
+		for _, p := range f.imports() {
+			short, ours := strings.CutPrefix(p, module+"internal/")
+			if ours && allowed != "*" && !slices.Contains(strings.Fields(allowed), short) {
+				t.Errorf("%s may not import %s", f.path, short)
+			}
+		}
+	}
+}
+
+func TestCoreIsPure(t *testing.T) {
+	for _, f := range parseAll(t) {
+		if name, ok := strings.CutPrefix(f.dir(), "internal/"); !ok || !slices.Contains(core, name) || f.isTest() {
+			continue
+		}
+		for _, p := range f.imports() {
+			if !strings.HasPrefix(p, module) && !slices.Contains(pure, p) {
+				t.Errorf("%s imports %s, which is not known to be pure", f.path, p)
+			}
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if _, ok := n.(*ast.GoStmt); ok {
+				t.Errorf("%s starts a goroutine", f.path)
+			}
+			if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == "Now" {
+				t.Errorf("%s reads a clock", f.path)
+			}
+			return true
+		})
+	}
+}
+
+// TestEvalIsIndependent: comparing the reference with the compiled form means something only if they share no code.
+func TestEvalIsIndependent(t *testing.T) {
+	for _, f := range parseAll(t) {
+		for _, p := range f.imports() {
+			if f.dir() == "internal/eval" && (strings.HasSuffix(p, "/compile") || strings.HasSuffix(p, "/ruleset")) {
+				t.Errorf("%s imports %s", f.path, p)
+			}
+		}
+	}
+}
+
+func TestPackagesAreDocumented(t *testing.T) {
+	documented := map[string]bool{}
+	for _, f := range parseAll(t) {
+		if !f.isTest() {
+			documented[f.dir()] = documented[f.dir()] || f.ast.Doc != nil
+		}
+	}
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s has no package comment", dir)
+		}
+	}
+}
+
+func TestExportedIsDocumented(t *testing.T) {
+	for _, f := range parseAll(t) {
+		if f.isTest() {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			if name := undocumented(d); name != "" {
+				t.Errorf("%s: %s has no doc comment", f.path, name)
+			}
+		}
+	}
+}
+
+func undocumented(d ast.Decl) string {
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Name.IsExported() && d.Doc == nil && (d.Recv == nil || exportedReceiver(d.Recv)) {
+			return d.Name.Name
+		}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			if s, ok := s.(*ast.TypeSpec); ok && s.Name.IsExported() && d.Doc == nil && s.Doc == nil {
+				return s.Name.Name
+			}
+		}
+	}
+	return ""
+}
+
+func exportedReceiver(r *ast.FieldList) bool {
+	e := r.List[0].Type
+	if s, ok := e.(*ast.StarExpr); ok {
+		e = s.X
+	}
+	id, ok := e.(*ast.Ident)
+	return ok && id.IsExported()
+}
+
+// TestArchitectureNamesEveryPackage keeps docs/architecture.md complete.
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	doc, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := range mayImport {
+		if _, err := os.Stat(dir); err == nil && !strings.Contains(string(doc), "`"+strings.TrimPrefix(dir, "internal/")+"`") {
+			t.Errorf("docs/architecture.md does not name `%s`", strings.TrimPrefix(dir, "internal/"))
+		}
+	}
+}
