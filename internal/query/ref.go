@@ -138,6 +138,7 @@ func (s Scope) owners(ns, kind, name string) []cluster.Owner {
 			add(e.Owner)
 		}
 	}
+	slices.SortFunc(found, func(a, b cluster.Owner) int { return strings.Compare(a.Kind, b.Kind) })
 	return found
 }
 

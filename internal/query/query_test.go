@@ -1,0 +1,155 @@
+package query_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/query"
+)
+
+func addrs(texts ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, t := range texts {
+		all = append(all, netip.MustParseAddr(t))
+	}
+	return all
+}
+
+func scope(t *testing.T) query.Scope {
+	t.Helper()
+	pod := func(ns, name, labels string, owner cluster.Owner, addresses ...string) *cluster.Endpoint {
+		set := map[string]string{}
+		for _, pair := range strings.Split(labels, ",") {
+			k, v, _ := strings.Cut(pair, "=")
+			set[k] = v
+		}
+		return &cluster.Endpoint{Key: cluster.Key{Namespace: ns, Name: name}, Labels: label.MustSet(set), Owner: owner,
+			Addresses: addrs(addresses...), Ports: []cluster.Port{{Name: "http", Protocol: flow.TCP, Number: 8080}, {Name: "dns", Protocol: flow.UDP, Number: 53}}}
+	}
+	web, dbd, dbs := cluster.Owner{Kind: "Deployment", Name: "web"}, cluster.Owner{Kind: "Deployment", Name: "db"}, cluster.Owner{Kind: "StatefulSet", Name: "db"}
+	s, err := cluster.NewState(cluster.Objects{
+		Nodes: []cluster.Node{{Name: "n1", Addresses: addrs("192.0.2.1", "2001:db8::1")}},
+		Endpoints: []*cluster.Endpoint{
+			pod("shop", "web-1", "app=web,app.kubernetes.io/name=web", web, "10.0.0.1", "fd00::1"),
+			pod("shop", "web-2", "app=web,app.kubernetes.io/name=web", web, "10.0.0.2", "fd00::2"),
+			pod("shop", "db-1", "app=db", dbd, "10.0.0.3"),
+			pod("shop", "db-0", "app=db", dbs, "10.0.0.4"),
+			pod("other", "web", "app=web", cluster.Owner{}, "fd00::5"),
+			pod("default", "naked", "a=b", cluster.Owner{}),
+		},
+		Workloads: []cluster.Workload{{Key: cluster.Key{Namespace: "shop", Name: "asleep"}, Kind: "Deployment",
+			Template: &cluster.Endpoint{Key: cluster.Key{Namespace: "shop", Name: "asleep"}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return query.Scope{State: s}
+}
+
+func TestResolve(t *testing.T) {
+	s := scope(t)
+	for ref, want := range map[string]string{
+		"shop/web-1":                      "shop/web-1",
+		"shop/web":                        "shop/web-1 shop/web-2",
+		"shop/deployment/web":             "shop/web-1 shop/web-2",
+		"shop/deploy/web":                 "shop/web-1 shop/web-2",
+		"shop/sts/db":                     "shop/db-0",
+		"shop/asleep":                     "shop/asleep",
+		"other/pod/web":                   "other/web",
+		"naked":                           "default/naked",
+		"app=web":                         "other/web shop/web-1 shop/web-2",
+		"shop/app=web":                    "shop/web-1 shop/web-2",
+		"app.kubernetes.io/name=web":      "shop/web-1 shop/web-2",
+		"shop/app.kubernetes.io/name=web": "shop/web-1 shop/web-2",
+		"shop/*":                          "shop/db-0 shop/db-1 shop/web-1 shop/web-2",
+		"shop/app in (web,db),app!=web":   "shop/db-0 shop/db-1",
+		"node/n1":                         "node/n1",
+		"192.0.2.1":                       "node/n1",
+		"10.0.0.1":                        "shop/web-1",
+		"[fd00::2]":                       "shop/web-2",
+		"203.0.113.1":                     "203.0.113.1",
+		"::ffff:10.0.0.1":                 "shop/web-1",
+	} {
+		parties, err := s.Resolve(ref)
+		var got []string
+		for _, p := range parties {
+			got = append(got, p.String())
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%q is %v, %v; want %s", ref, got, err, want)
+		}
+	}
+}
+
+func TestResolveErrors(t *testing.T) {
+	s := scope(t)
+	for ref, want := range map[string]string{
+		"":             "empty",
+		"shop/db":      "write one of shop/deployment/db, shop/statefulset/db",
+		"shop/wev-1":   "did you mean shop/web-1?",
+		"asleep":       "did you mean shop/asleep?",
+		"zzzzzzzzzzzz": "want ns/pod",
+		"a/b/c/d":      "want ns/pod",
+		"app=nothing":  "no pod matches",
+		"app=a b":      "label value",
+	} {
+		if _, err := s.Resolve(ref); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want an error with %q", ref, err, want)
+		}
+	}
+}
+
+func TestConnect(t *testing.T) {
+	s := scope(t)
+	for _, c := range []struct{ from, to, port, want string }{
+		{"shop/web-1", "shop/web-2", "80", "10.0.0.1 -> 10.0.0.2:80/tcp, fd00::1 -> [fd00::2]:80/tcp"},
+		{"shop/web-1", "shop/db-1", "http", "10.0.0.1 -> 10.0.0.3:8080/tcp"},
+		{"shop/web-1", "shop/web-2", "icmp", "10.0.0.1 -> 10.0.0.2 icmp, fd00::1 -> fd00::2 icmpv6"},
+		{"shop/web-1", "shop/db-1", "dns", "10.0.0.1 -> 10.0.0.3:53/udp"},
+		{"node/n1", "other/web", "53/udp", "2001:db8::1 -> [fd00::5]:53/udp"},
+		{"shop/db-1", "other/web", "80", "error: no address family in common"},
+		{"default/naked", "shop/web-1", "80", "invalid IP -> 10.0.0.1:80/tcp"},
+		{"shop/web-1", "shop/db-1", "https", "error: it declares http, dns"},
+		{"shop/web-1", "203.0.113.1", "http", "error: no pod"},
+	} {
+		if got := connect(s, c.from, c.to, c.port); got != c.want && !(strings.HasPrefix(c.want, "error: ") && strings.Contains(got, c.want[7:])) {
+			t.Errorf("%s to %s %s:\n got %s\nwant %s", c.from, c.to, c.port, got, c.want)
+		}
+	}
+}
+
+func connect(s query.Scope, from, to, port string) string {
+	a, err := s.Resolve(from)
+	if err != nil {
+		return err.Error()
+	}
+	b, err := s.Resolve(to)
+	if err != nil {
+		return err.Error()
+	}
+	p, err := query.ParsePort(port)
+	if err != nil {
+		return err.Error()
+	}
+	all, err := query.Connect(a[0], b[0], p)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	var texts []string
+	for _, c := range all {
+		texts = append(texts, c.Tuple().String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+func TestParsePortRefuses(t *testing.T) {
+	for _, text := range []string{"", "65536", "80/icmp", "80/", "80/nope", "/tcp", "-1/udp/x"} {
+		if p, err := query.ParsePort(text); err == nil {
+			t.Errorf("ParsePort(%q) = %+v", text, p)
+		}
+	}
+}
