@@ -1,7 +1,6 @@
 package ruleset
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,64 +14,6 @@ import (
 
 // transition is the identity that some addresses have in one ruleset and in another.
 type transition struct{ a, b Identity }
-
-// transitions returns all transitions there are. One may stand for no address at all: for a prefix that longer ones
-// cover completely.
-func transitions(a, b *Ruleset) []transition {
-	found := map[transition]bool{{}: true} // addresses in no prefix
-	inA, inB := newPrefixTable(a), newPrefixTable(b)
-	for _, r := range []*Ruleset{a, b} {
-		for p := range r.Addresses {
-			found[transition{inA.longest(p), inB.longest(p)}] = true
-		}
-	}
-	return sortedKeys(found, func(x, y transition) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
-}
-
-// prefixTable finds the longest prefix that contains a prefix, trying only the lengths that occur.
-type prefixTable struct {
-	addresses map[netip.Prefix]Identity
-	bits      [2][]int // lengths that occur, the longest first; IPv4, IPv6
-}
-
-func newPrefixTable(r *Ruleset) *prefixTable {
-	t := &prefixTable{addresses: r.Addresses}
-	var seen [2][129]bool
-	for p := range r.Addresses {
-		seen[family(p.Addr())][p.Bits()] = true
-	}
-	for f := range seen {
-		for bits := 128; bits >= 0; bits-- {
-			if seen[f][bits] {
-				t.bits[f] = append(t.bits[f], bits)
-			}
-		}
-	}
-	return t
-}
-
-func family(a netip.Addr) int {
-	if a.Is4() {
-		return 0
-	}
-	return 1
-}
-
-func (t *prefixTable) longest(p netip.Prefix) Identity {
-	for _, bits := range t.bits[family(p.Addr())] {
-		if bits > p.Bits() {
-			continue
-		}
-		shorter, err := p.Addr().Prefix(bits)
-		if err != nil {
-			continue
-		}
-		if id, ok := t.addresses[shorter]; ok {
-			return id
-		}
-	}
-	return 0
-}
 
 // localTransition is the transition of an address that new judges, and whether old judged it.
 type localTransition struct {
