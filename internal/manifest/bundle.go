@@ -1,0 +1,167 @@
+package manifest
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/policy"
+)
+
+// Bundle collects the objects of many files. Make one with NewBundle; feed it in a stable order, because of an object
+// that is there twice the first one counts.
+type Bundle struct {
+	types      fieldTables
+	seen       map[string]string // "NetworkPolicy shop/web" → its place
+	namespaces []cluster.Namespace
+	nodes      []cluster.Node
+	pods       []*cluster.Endpoint
+	workloads  []workload
+	policies   []*policy.Policy
+	services   []Service
+	podRanges  []netip.Prefix
+	problems   []Problem
+	notices    []Notice
+	ignored    map[string]int
+	owners     map[ownerKey]cluster.Owner // of pods and workloads: who controls them
+}
+
+// NewBundle returns an empty bundle.
+func NewBundle() *Bundle {
+	return &Bundle{types: fieldTables{}, seen: map[string]string{}, ignored: map[string]int{},
+		owners: map[ownerKey]cluster.Owner{}}
+}
+
+// Report adds a problem that a source met outside of the manifests, such as a file that cannot be read.
+func (b *Bundle) Report(p Problem) { b.problems = append(b.problems, p) }
+
+// Ignore counts something that is not looked at, under its kind or the name of its file.
+func (b *Bundle) Ignore(what string) { b.ignored[what]++ }
+
+// Decode reads one file: YAML of one or many documents, or one or many JSON values. What it cannot use it notes as
+// problems; see Finish.
+func (b *Bundle) Decode(file string, data []byte) {
+	if len(data) > maxFile {
+		b.Report(Problem{File: file, Message: fmt.Sprintf("larger than %d MiB", maxFile>>20), Fix: "split it"})
+		return
+	}
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	var notJSON error
+	if body := bytes.TrimSpace(data); len(body) > 0 && (body[0] == '{' || body[0] == '[') {
+		roots, err := parseJSON(data)
+		if err == nil {
+			b.decodeAll(file, roots)
+			return
+		}
+		notJSON = err // flow style YAML begins like JSON too
+	}
+	for _, c := range split(data) {
+		roots, err := parseYAML(c)
+		b.decodeAll(file, roots)
+		if err != nil {
+			b.takeUnreadable(file, c, cmp.Or(notJSON, err))
+			notJSON = nil
+		}
+	}
+}
+
+func (b *Bundle) decodeAll(file string, roots []*yaml.Node) {
+	for _, root := range roots {
+		b.decodeDocument(file, root, "")
+	}
+}
+
+// decodeDocument reads one object, or the items of a list. The kind is that of a typed list, for items that have none.
+func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
+	if root.Kind == yaml.AliasNode {
+		root = root.Alias
+	}
+	o := &object{file: file, line: root.Line, lines: map[string]int{}, types: b.types}
+	if listKind == "" { // the items of a list were measured with it
+		if err := checkBounds(root); err != nil {
+			o.boundsProblem(err)
+			b.collect(o)
+			return
+		}
+	}
+	o.readHeader(root, listKind)
+	switch {
+	case root.Kind != yaml.MappingNode:
+		o.problem("", "", "want a Kubernetes object, found %s", describe(root))
+	case isList(o.kind, root):
+		for _, item := range get(root, "items").Content {
+			b.decodeDocument(file, item, o.itemKind())
+		}
+	case o.kind == "" && o.apiVersion == "" && !looksLikeObject(root):
+		b.Ignore("not a Kubernetes object")
+	default:
+		b.take(o, root)
+	}
+	b.collect(o)
+}
+
+// collect takes over what was noted while o was read.
+func (b *Bundle) collect(o *object) {
+	b.problems = append(b.problems, o.problems...)
+	b.notices = append(b.notices, o.notices...)
+	o.problems, o.notices = nil, nil
+}
+
+func (o *object) boundsProblem(err error) {
+	p := err.(placed)
+	o.problemAt(p.line, "", "", "%s", p.text)
+}
+
+// readHeader finds out what kind of object this is and how it is called, before its type is known.
+func (o *object) readHeader(root *yaml.Node, listKind string) {
+	o.kind, o.apiVersion = textOf(get(root, "kind")), textOf(get(root, "apiVersion"))
+	if listKind != "" && o.kind == "" && o.apiVersion == "" {
+		o.apiVersion, o.kind, _ = strings.Cut(listKind, " ")
+	}
+	meta := get(root, "metadata")
+	o.key = cluster.Key{Namespace: textOf(get(meta, "namespace")), Name: textOf(get(meta, "name"))}
+}
+
+// isList tells the lists of the API from kinds that are only called so.
+func isList(kind string, root *yaml.Node) bool {
+	items := get(root, "items")
+	return strings.HasSuffix(kind, "List") && items != nil && items.Kind == yaml.SequenceNode
+}
+
+// itemKind is "networking.k8s.io/v1 NetworkPolicy" for a NetworkPolicyList, and " " (nothing known) for a List.
+func (o *object) itemKind() string {
+	if kind := strings.TrimSuffix(o.kind, "List"); kind != "" {
+		return o.apiVersion + " " + kind
+	}
+	return " "
+}
+
+// looksLikeObject reports whether a document without kind and apiVersion seems to be meant as an object: then a
+// mistyped "kind" must not hide it.
+func looksLikeObject(root *yaml.Node) bool {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		word := root.Content[i].Value
+		if word == "metadata" || word == "spec" || slices.Contains([]string{"kind", "apiVersion"}, nearest(word, []string{"kind", "apiVersion"})) && len(word) > 3 {
+			return true
+		}
+	}
+	return false
+}
+
+// once reports whether o is the first object of its kind and name; for another one it notes the problem.
+func (b *Bundle) once(o *object) bool {
+	name := o.name()
+	here := place(o.file, o.line)
+	if first, twice := b.seen[name]; twice {
+		o.problem("", "keep one of the two", "is defined twice, first at %s; this one is not used", first)
+		return false
+	}
+	b.seen[name] = here
+	return true
+}

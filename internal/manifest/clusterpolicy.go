@@ -1,0 +1,273 @@
+package manifest
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/policy"
+)
+
+// clusterSpec is the common form of ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy, before
+// it is checked. The versions differ in names, not in meaning.
+type clusterSpec struct {
+	tier     policy.Tier // none if the manifest names none that exists
+	priority int32
+	subject  clusterPeer
+	rules    map[flow.Direction][]clusterRule
+	limit    int // of rules in a direction, and of peers and ports in a rule
+	actions  map[string]policy.Action
+	ports    string // the field that lists the ports
+}
+
+type clusterRule struct {
+	name, action string
+	peers        []clusterPeer
+	ports        []clusterPort
+}
+
+// clusterPeer is a peer, or a subject.
+type clusterPeer struct {
+	namespaces, nodes *metav1.LabelSelector
+	pods              *v1alpha2.NamespacedPod
+	networks, domains []string
+}
+
+// clusterPort translates itself, because here the versions do differ.
+type clusterPort func(o *object, path string) policy.Port
+
+var peersField = map[flow.Direction]string{flow.Ingress: ".from", flow.Egress: ".to"}
+
+// clusterPolicy translates s. The result counts only if no problem was noted.
+func (o *object) clusterPolicy(s clusterSpec) policy.Policy {
+	p := policy.Policy{Tier: s.tier, Name: o.policyName(), Priority: s.priority, File: o.file, Line: o.line}
+	p.Subject = o.subject("spec.subject", s.subject)
+	if s.priority < 0 || s.priority > 1000 {
+		o.problem("spec.priority", "", "%d is not from 0 to 1000", s.priority)
+	}
+	for _, d := range flow.Directions {
+		path := "spec." + d.String()
+		if len(s.rules[d]) > s.limit {
+			o.problem(path, "split the policy", "holds %d rules, more than %d", len(s.rules[d]), s.limit)
+		}
+		var rules []policy.Rule
+		for i, r := range s.rules[d] {
+			rules = append(rules, o.clusterRule(at(path, i), d, r, s))
+		}
+		if d == flow.Egress {
+			p.Egress = rules
+		} else {
+			p.Ingress = rules
+		}
+	}
+	return p
+}
+
+// policyName keeps policies of the older kinds apart from a ClusterNetworkPolicy of the same name: no Kubernetes name
+// can hold a colon.
+func (o *object) policyName() string {
+	switch o.kind {
+	case "AdminNetworkPolicy":
+		return "anp:" + o.key.Name
+	case "BaselineAdminNetworkPolicy":
+		return "banp:" + o.key.Name
+	}
+	return o.key.Name
+}
+
+func (o *object) clusterRule(path string, d flow.Direction, r clusterRule, s clusterSpec) policy.Rule {
+	rule := policy.Rule{Name: r.name, Line: o.lineOf(path)}
+	if len([]rune(r.name)) > 100 {
+		o.problem(path+".name", "shorten it", "is longer than 100 characters")
+	}
+	action, known := s.actions[r.action]
+	if !known {
+		o.unknownWord(path+".action", r.action, slices.Sorted(maps.Keys(s.actions)))
+	}
+	rule.Action = action
+	o.checkCount(path+peersField[d], len(r.peers), s.limit, true)
+	o.checkCount(path+"."+s.ports, len(r.ports), s.limit, false)
+	for i, p := range r.peers {
+		rule.Peers = append(rule.Peers, o.clusterPeers(at(path+peersField[d], i), p, &rule)...)
+	}
+	for i, translate := range r.ports {
+		rule.Ports = append(rule.Ports, translate(o, at(path+"."+s.ports, i)))
+	}
+	o.checkNamedPorts(path+"."+s.ports, r, rule)
+	if o.lines == nil {
+		closeUnknownPeers(&rule, r.peers)
+	}
+	return rule
+}
+
+// closeUnknownPeers is what the API asks for when a peer holds nothing that we know, because the cluster has a newer
+// version of the API than we: an Accept matches nothing, a Deny or Pass denies everybody everything.
+func closeUnknownPeers(rule *policy.Rule, peers []clusterPeer) {
+	if !slices.ContainsFunc(peers, func(p clusterPeer) bool { return len(p.fields()) == 0 }) {
+		return
+	}
+	if rule.Action == policy.Accept {
+		rule.Peers = nil
+		return
+	}
+	rule.Action, rule.Ports, rule.Peers = policy.Deny, nil, []policy.Peer{{Kind: policy.PeerAnyone}}
+}
+
+func (o *object) checkCount(path string, n, limit int, required bool) {
+	switch {
+	case required && o.missing(path):
+		o.problem(path, "", "required field is missing")
+	case n == 0 && (required && o.lines != nil || o.written(path)):
+		o.problem(path, "", "needs at least one item")
+	case n > limit:
+		o.problem(path, "split the rule", "holds %d items, more than %d", n, limit)
+	}
+}
+
+// checkNamedPorts: only pods have port names.
+func (o *object) checkNamedPorts(path string, r clusterRule, rule policy.Rule) {
+	named := slices.ContainsFunc(rule.Ports, func(p policy.Port) bool { return p.Name != "" })
+	for _, p := range r.peers {
+		if named && (p.networks != nil || p.nodes != nil || p.domains != nil) {
+			o.problem(path, "make two rules of it", "a port's name cannot be used with networks, nodes or domainNames, which have none")
+			return
+		}
+	}
+}
+
+func (o *object) subject(path string, s clusterPeer) policy.Pods {
+	if o.missing(path) {
+		o.problem(path, "for all pods write {namespaces: {}}", "required field is missing")
+		return policy.Pods{}
+	}
+	if !o.exactlyOne(path, s.fields(), []string{"namespaces", "pods"}) {
+		return policy.Pods{}
+	}
+	return o.pods(path, s)
+}
+
+// pods translates the field namespaces or pods, one of which is set.
+func (o *object) pods(path string, p clusterPeer) policy.Pods {
+	if p.namespaces != nil {
+		return policy.Pods{Namespaces: o.selector(path+".namespaces", p.namespaces), Pods: label.Everything()}
+	}
+	if p.pods == nil {
+		return policy.Pods{}
+	}
+	if o.missing(path + ".pods.podSelector") {
+		o.problem(path+".pods.podSelector", "for all pods write podSelector: {}", "required field is missing")
+	}
+	return policy.Pods{Namespaces: o.selector(path+".pods.namespaceSelector", &p.pods.NamespaceSelector),
+		Pods: o.selector(path+".pods.podSelector", &p.pods.PodSelector)}
+}
+
+// fields lists the fields that are set.
+func (p clusterPeer) fields() []string {
+	var set []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"namespaces", p.namespaces != nil}, {"pods", p.pods != nil}, {"nodes", p.nodes != nil},
+		{"networks", p.networks != nil}, {"domainNames", p.domains != nil}} {
+		if f.set {
+			set = append(set, f.name)
+		}
+	}
+	return set
+}
+
+// exactlyOne notes a problem if not exactly one of the known fields is set. What comes from the API may hold a field
+// that is newer than we; see closeUnknownPeers.
+func (o *object) exactlyOne(path string, set, known []string) bool {
+	switch {
+	case len(set) == 1:
+		return true
+	case len(set) > 1:
+		o.problem(path, "make several list items of it", "sets %s, of which exactly one can be set", list(set))
+	case o.lines != nil:
+		o.problem(path, "", "sets none of %s", list(known))
+	}
+	return false
+}
+
+func (o *object) clusterPeers(path string, p clusterPeer, rule *policy.Rule) []policy.Peer {
+	if !o.exactlyOne(path, p.fields(), []string{"namespaces", "pods", "nodes", "networks", "domainNames"}) {
+		return nil
+	}
+	switch {
+	case p.nodes != nil:
+		return []policy.Peer{{Kind: policy.PeerNodes, Nodes: o.selector(path+".nodes", p.nodes)}}
+	case p.networks != nil:
+		return o.networks(path+".networks", p.networks)
+	case p.domains != nil:
+		return o.domains(path+".domainNames", p.domains, rule.Action)
+	}
+	return []policy.Peer{{Kind: policy.PeerPods, Pods: o.pods(path, p)}}
+}
+
+func (o *object) networks(path string, cidrs []string) []policy.Peer {
+	o.checkCount(path, len(cidrs), 25, true)
+	var peers []policy.Peer
+	for i, text := range cidrs {
+		if block, ok := o.prefix(at(path, i), text); ok {
+			peers = append(peers, policy.Peer{Kind: policy.PeerBlock, Block: block})
+		}
+	}
+	return peers
+}
+
+// domainName is the pattern of the CRD, with its slip (A-z, which holds more than letters) put right.
+var domainName = regexp.MustCompile(`^(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?$`)
+
+func (o *object) domains(path string, names []string, action policy.Action) []policy.Peer {
+	o.checkCount(path, len(names), 25, true)
+	if action != policy.Accept {
+		o.problem(path, "deny with networks instead", "can only be used in rules that accept")
+	}
+	for i, name := range names {
+		if !domainName.MatchString(name) {
+			o.problem(at(path, i), "", "%q is no domain name such as example.com or *.example.com", name)
+		}
+	}
+	o.notice(path, "domainNames are not enforced yet: they match nothing")
+	return []policy.Peer{{Kind: policy.PeerNone}}
+}
+
+// clusterStandIn denies everything to and from the subject, in the directions for which there are rules.
+func (o *object) clusterStandIn(s clusterSpec) policy.Policy {
+	p := policy.Policy{Tier: s.tier, Priority: s.priority, Subject: policy.Pods{Namespaces: label.Everything(), Pods: label.Everything()}}
+	if p.Tier == 0 {
+		p.Tier = policy.Admin
+	}
+	if o.broken("spec.priority") || p.Priority < 0 || p.Priority > 1000 {
+		p.Priority = 0
+	}
+	path := "spec.subject"
+	if !o.broken(path) && !o.problemAbove(path) && len(s.subject.fields()) == 1 {
+		probe := &object{lines: o.lines}
+		if pods := probe.subject(path, s.subject); len(probe.problems) == 0 {
+			p.Subject = pods
+		}
+	}
+	unsure := o.unsureRules()
+	if unsure || len(s.rules[flow.Egress]) > 0 || o.broken("spec.egress") {
+		p.Egress = denyAll(o.line)
+	}
+	if unsure || len(s.rules[flow.Ingress]) > 0 || o.broken("spec.ingress") {
+		p.Ingress = denyAll(o.line)
+	}
+	return p
+}
+
+// unsureRules reports whether an unknown field of the spec, or of the object, may have been meant as the rules.
+func (o *object) unsureRules() bool {
+	return slices.ContainsFunc(o.problems, func(p Problem) bool {
+		unknown := p.Message == unknownFieldMessage || p.Field == "spec"
+		return unknown && (parent(p.Field) == "spec" || parent(p.Field) == "")
+	})
+}

@@ -1,0 +1,136 @@
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+)
+
+// kindInfo says how objects of one kind are read.
+type kindInfo struct {
+	apiVersion string
+	namespaced bool
+	policy     bool // unknown fields are problems; one that cannot be read is replaced by a stand-in
+	take       func(*Bundle, *object, *yaml.Node)
+}
+
+// kinds are the kinds that can change a verdict. All others are counted.
+var kinds = map[string]kindInfo{
+	"Namespace":                  {"v1", false, false, reading((*Bundle).takeNamespace)},
+	"Node":                       {"v1", false, false, reading((*Bundle).takeNode)},
+	"Pod":                        {"v1", true, false, reading((*Bundle).takePod)},
+	"Service":                    {"v1", true, false, reading((*Bundle).takeService)},
+	"ReplicationController":      {"v1", true, false, reading((*Bundle).takeReplicationController)},
+	"Deployment":                 {"apps/v1", true, false, reading((*Bundle).takeDeployment)},
+	"ReplicaSet":                 {"apps/v1", true, false, reading((*Bundle).takeReplicaSet)},
+	"StatefulSet":                {"apps/v1", true, false, reading((*Bundle).takeStatefulSet)},
+	"DaemonSet":                  {"apps/v1", true, false, reading((*Bundle).takeDaemonSet)},
+	"Job":                        {"batch/v1", true, false, reading((*Bundle).takeJob)},
+	"CronJob":                    {"batch/v1", true, false, reading((*Bundle).takeCronJob)},
+	"NetworkPolicy":              {"networking.k8s.io/v1", true, true, reading((*Bundle).takeNetworkPolicy)},
+	"ClusterNetworkPolicy":       {"policy.networking.k8s.io/v1alpha2", false, true, reading((*Bundle).takeClusterNetworkPolicy)},
+	"AdminNetworkPolicy":         {"policy.networking.k8s.io/v1alpha1", false, true, reading((*Bundle).takeAdminNetworkPolicy)},
+	"BaselineAdminNetworkPolicy": {"policy.networking.k8s.io/v1alpha1", false, true, reading((*Bundle).takeBaselineAdminNetworkPolicy)},
+}
+
+// readable are the Go types of the kinds above.
+type readable interface {
+	corev1.Namespace | corev1.Node | corev1.Pod | corev1.Service | corev1.ReplicationController |
+		appsv1.Deployment | appsv1.ReplicaSet | appsv1.StatefulSet | appsv1.DaemonSet | batchv1.Job | batchv1.CronJob |
+		networkingv1.NetworkPolicy | v1alpha2.ClusterNetworkPolicy | v1alpha1.AdminNetworkPolicy | v1alpha1.BaselineAdminNetworkPolicy
+}
+
+func reading[T readable](take func(*Bundle, *object, *T)) func(*Bundle, *object, *yaml.Node) {
+	return func(b *Bundle, o *object, root *yaml.Node) {
+		var value T
+		o.read(root, reflect.ValueOf(&value).Elem(), "")
+		take(b, o, &value)
+	}
+}
+
+// otherPolicies are API groups whose kinds are called like policies but are other systems' and not ours to enforce.
+var otherPolicies = []string{"projectcalico.org", "antrea.io", "cilium.io", "openshift.io", "istio.io", "linkerd.io",
+	"ovn.org", "kubeovn.io", "cni.cncf.io", "kyverno.io"}
+
+// take hands a document to its kind. A kind that matters never gets past because of a wrong apiVersion or a typo.
+func (b *Bundle) take(o *object, root *yaml.Node) {
+	info, known := kinds[o.kind]
+	group, _, _ := strings.Cut(o.apiVersion, "/")
+	foreign := slices.ContainsFunc(otherPolicies, func(g string) bool { return group == g || strings.HasSuffix(group, "."+g) })
+	switch {
+	case known && o.apiVersion == info.apiVersion:
+	case foreign:
+		if strings.HasSuffix(o.kind, "NetworkPolicy") {
+			o.notice("", "is a policy of %s, which Ringfence does not enforce", group)
+		}
+		b.Ignore(o.kind)
+		return
+	case known && (info.policy || o.apiVersion == "" || isNear(group, info.apiVersion)):
+		o.problem("apiVersion", "write "+info.apiVersion, "unknown apiVersion %q for this kind", o.apiVersion)
+	case known:
+		b.Ignore(o.kind)
+		return
+	default:
+		b.takeUnknownKind(o, root)
+		return
+	}
+	if info.namespaced && o.key.Namespace == "" {
+		o.key.Namespace = "default"
+	}
+	if !info.namespaced {
+		o.key.Namespace = ""
+	}
+	o.strict = info.policy
+	info.take(b, o, root)
+}
+
+// isNear reports whether a group may be a mistyped or outdated form of the one in apiVersion. The groups in which
+// Kubernetes itself has had these kinds count as near.
+func isNear(group, apiVersion string) bool {
+	want, _, _ := strings.Cut(apiVersion, "/")
+	former := []string{"v1", "apps", "extensions", "batch", "networking.k8s.io", "policy.networking.k8s.io"}
+	return slices.Contains(former, group) || nearest(group, []string{want}) != ""
+}
+
+// takeUnknownKind counts the kinds that do not matter, and notes those that look like one that does.
+func (b *Bundle) takeUnknownKind(o *object, root *yaml.Node) {
+	if o.kind == "" {
+		o.takeKindless(root)
+		return
+	}
+	var names []string
+	for name, info := range kinds {
+		if o.apiVersion == info.apiVersion || info.policy && strings.HasSuffix(o.kind, "Policy") {
+			names = append(names, name)
+		}
+	}
+	near := nearest(o.kind, names)
+	if near == "" || slices.Contains(realKinds, o.kind) {
+		b.Ignore(o.kind)
+		return
+	}
+	o.problem("kind", fmt.Sprintf("did you mean %q?", near), "unknown kind %q", o.kind)
+}
+
+// realKinds exist and are near to one in the table by accident.
+var realKinds = []string{"PodSecurityPolicy", "Role", "PolicyTest", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "GlobalNetworkPolicy"}
+
+func (o *object) takeKindless(root *yaml.Node) {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		key := root.Content[i]
+		if key.Value != "kind" && nearest(key.Value, []string{"kind"}) != "" && len(key.Value) > 2 {
+			o.problemAt(key.Line, key.Value, `did you mean "kind"?`, "unknown field")
+			return
+		}
+	}
+	o.problem("kind", `write for instance "kind: NetworkPolicy"`, "missing")
+}

@@ -1,0 +1,162 @@
+package manifest
+
+import (
+	"net/netip"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/policy"
+)
+
+func (b *Bundle) takeNetworkPolicy(o *object, np *networkingv1.NetworkPolicy) {
+	o.checkName()
+	p := o.networkPolicy(np)
+	b.addPolicy(o, p, func() policy.Policy { return o.networkStandIn(np) })
+}
+
+// networkPolicy translates np. The result counts only if no problem was noted.
+func (o *object) networkPolicy(np *networkingv1.NetworkPolicy) policy.Policy {
+	p := policy.Policy{Tier: policy.Namespace, Namespace: o.key.Namespace, Name: o.key.Name, File: o.file, Line: o.line,
+		Subject: policy.Pods{Namespaces: o.inNamespace(o.key.Namespace), Pods: o.selector("spec.podSelector", &np.Spec.PodSelector)}}
+	p.IsolatesIngress, p.IsolatesEgress = o.policyTypes(np)
+	for i, r := range np.Spec.Ingress {
+		p.Ingress = append(p.Ingress, o.networkRule(at("spec.ingress", i), ".from", r.From, r.Ports))
+	}
+	for i, r := range np.Spec.Egress {
+		p.Egress = append(p.Egress, o.networkRule(at("spec.egress", i), ".to", r.To, r.Ports))
+	}
+	// Rules of a direction that policyTypes leaves out have no effect, so they must not be there to be misread.
+	if !p.IsolatesIngress && len(p.Ingress) > 0 {
+		o.notice("spec.ingress", "the ingress rules have no effect, as policyTypes does not name Ingress")
+		p.Ingress = nil
+	}
+	if !p.IsolatesEgress && len(p.Egress) > 0 {
+		o.notice("spec.egress", "the egress rules have no effect, as policyTypes does not name Egress")
+		p.Egress = nil
+	}
+	return p
+}
+
+// policyTypes applies the API server's default: Ingress always, Egress if there are egress rules.
+func (o *object) policyTypes(np *networkingv1.NetworkPolicy) (ingress, egress bool) {
+	if len(np.Spec.PolicyTypes) == 0 {
+		return true, len(np.Spec.Egress) > 0
+	}
+	if len(np.Spec.PolicyTypes) > 2 {
+		o.problem("spec.policyTypes", "", "holds more than the two types Ingress and Egress")
+	}
+	for i, t := range np.Spec.PolicyTypes {
+		switch t {
+		case networkingv1.PolicyTypeIngress:
+			ingress = true
+		case networkingv1.PolicyTypeEgress:
+			egress = true
+		default:
+			o.unknownWord(at("spec.policyTypes", i), string(t), []string{"Egress", "Ingress"})
+		}
+	}
+	return ingress, egress
+}
+
+func (o *object) networkRule(path, peersField string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) policy.Rule {
+	r := policy.Rule{Action: policy.Accept, Line: o.lineOf(path)}
+	for i, peer := range peers {
+		r.Peers = append(r.Peers, o.networkPeer(at(path+peersField, i), peer))
+	}
+	if len(peers) == 0 {
+		r.Peers = []policy.Peer{{Kind: policy.PeerAnyone}}
+	}
+	for i, port := range ports {
+		r.Ports = append(r.Ports, o.networkPort(at(path+".ports", i), port))
+	}
+	return r
+}
+
+func (o *object) networkPeer(path string, peer networkingv1.NetworkPolicyPeer) policy.Peer {
+	switch {
+	case peer.IPBlock != nil && (peer.PodSelector != nil || peer.NamespaceSelector != nil):
+		o.problem(path, "make two list items of it", "ipBlock cannot be combined with selectors")
+	case peer.IPBlock != nil:
+		return o.ipBlock(path+".ipBlock", peer.IPBlock)
+	case peer.PodSelector == nil && peer.NamespaceSelector == nil:
+		o.problem(path, "for anyone leave the whole list out", "names no peer: wants podSelector, namespaceSelector or ipBlock")
+	default:
+		pods := policy.Pods{Namespaces: o.inNamespace(o.key.Namespace), Pods: label.Everything()}
+		if peer.NamespaceSelector != nil {
+			pods.Namespaces = o.selector(path+".namespaceSelector", peer.NamespaceSelector)
+		}
+		if peer.PodSelector != nil {
+			pods.Pods = o.selector(path+".podSelector", peer.PodSelector)
+		}
+		return policy.Peer{Kind: policy.PeerPods, Pods: pods}
+	}
+	return policy.Peer{}
+}
+
+func (o *object) ipBlock(path string, b *networkingv1.IPBlock) policy.Peer {
+	if b.CIDR == "" {
+		o.problem(path+".cidr", "for everything write 0.0.0.0/0 and ::/0", "required field is missing")
+		return policy.Peer{}
+	}
+	block, ok := o.prefix(path+".cidr", b.CIDR)
+	peer := policy.Peer{Kind: policy.PeerBlock, Block: block}
+	for i, text := range b.Except {
+		where := at(path+".except", i)
+		except, good := o.prefix(where, text)
+		if ok && good && (except.Bits() <= block.Bits() || !block.Contains(except.Addr())) {
+			o.problem(where, "", "%s is not inside of %s and smaller", text, block)
+		}
+		if good && !slices.Contains(peer.Except, except) {
+			peer.Except = append(peer.Except, except)
+		}
+	}
+	slices.SortFunc(peer.Except, netip.Prefix.Compare)
+	return peer
+}
+
+func (o *object) networkPort(path string, p networkingv1.NetworkPolicyPort) policy.Port {
+	port := policy.Port{Last: 65535}
+	if p.Protocol != nil {
+		port.Protocol = o.protocol(path+".protocol", *p.Protocol)
+	} else {
+		port.Protocol = flow.TCP
+	}
+	switch {
+	case p.Port == nil && p.EndPort != nil:
+		o.problem(path+".endPort", "write port too", "an endPort needs a port")
+	case p.Port == nil:
+	case p.Port.Type == intstr.String && p.EndPort != nil:
+		o.problem(path+".endPort", "", "an endPort needs a port that is a number, not the name %q", p.Port.StrVal)
+	case p.Port.Type == intstr.String:
+		o.portName(path+".port", p.Port.StrVal)
+		return policy.Port{Protocol: port.Protocol, Name: p.Port.StrVal}
+	default:
+		port.First = o.portNumber(path+".port", p.Port.IntVal)
+		port.Last = port.First
+		if p.EndPort != nil {
+			port.Last = o.portNumber(path+".endPort", *p.EndPort)
+			if port.Last != 0 && port.Last < port.First {
+				o.problem(path+".endPort", "", "endPort %d is less than port %d", port.Last, port.First)
+			}
+		}
+	}
+	return port
+}
+
+// readableSelector is the selector at path, or everything if it could not be read: a stand-in may select too much,
+// never too little.
+func (o *object) readableSelector(path string, s *metav1.LabelSelector) label.Selector {
+	if o.broken(path) || o.problemAbove(path) {
+		return label.Everything()
+	}
+	probe := &object{lines: o.lines}
+	if sel := probe.selector(path, s); len(probe.problems) == 0 {
+		return sel
+	}
+	return label.Everything()
+}

@@ -1,0 +1,139 @@
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// pair is one entry of a mapping.
+type pair struct {
+	name       string
+	key, value *yaml.Node
+}
+
+// pairs returns the entries of a mapping with merge keys (<<) resolved. Keys that are there twice, or that YAML does
+// not read as text, are problems.
+func (o *object) pairs(n *yaml.Node, path string) []pair {
+	var own, merged []pair
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge" {
+			merged = append(merged, o.mergedPairs(value, path)...)
+			continue
+		}
+		name, ok := o.keyName(key, path)
+		if !ok {
+			continue
+		}
+		if first, twice := seen[name]; twice {
+			o.problemAt(key.Line, join(path, name), "remove one of the two", "is there twice, first on line %d", first)
+			continue
+		}
+		seen[name] = key.Line
+		own = append(own, pair{name, key, value})
+	}
+	for _, p := range merged { // what is written here goes before what is merged, and the first merged before the next
+		if _, hidden := seen[p.name]; !hidden {
+			seen[p.name] = p.key.Line
+			own = append(own, p)
+		}
+	}
+	return own
+}
+
+func (o *object) mergedPairs(n *yaml.Node, path string) []pair {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	switch n.Kind {
+	case yaml.MappingNode:
+		return o.pairs(n, path)
+	case yaml.SequenceNode:
+		var all []pair
+		for _, c := range n.Content {
+			all = append(all, o.mergedPairs(c, path)...)
+		}
+		return all
+	}
+	o.problemAt(n.Line, path, "", "the merge key << wants an object or a list of objects, found %s", describe(n))
+	return nil
+}
+
+// keyName is the key as text. A number is its digits, as in JSON; a boolean would silently become "true" or "false".
+func (o *object) keyName(key *yaml.Node, path string) (string, bool) {
+	if key.Kind == yaml.AliasNode {
+		key = key.Alias
+	}
+	if key.Kind != yaml.ScalarNode {
+		o.problemAt(key.Line, path, "", "a key must be text, found %s", describe(key))
+		return "", false
+	}
+	switch v := scalar(key).(type) {
+	case string:
+		return v, true
+	case int64, float64:
+		return fmt.Sprint(v), true
+	}
+	o.problemAt(key.Line, join(path, key.Value), fmt.Sprintf("quote it: %q", key.Value), "YAML reads this key as %s", describe(key))
+	return "", false
+}
+
+// get returns the value of one key, for looking at a document before its type is known.
+func get(n *yaml.Node, name string) *yaml.Node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if key := n.Content[i]; key.Kind == yaml.ScalarNode && key.Value == name {
+			if v := n.Content[i+1]; v.Kind == yaml.AliasNode {
+				return v.Alias
+			}
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
+func textOf(n *yaml.Node) string {
+	if n != nil && n.Kind == yaml.ScalarNode {
+		if s, ok := scalar(n).(string); ok {
+			return s
+		}
+	}
+	return ""
+}
+
+// mattering are the fields of workloads, pods, namespaces, nodes and services that can change a verdict. In those kinds
+// an unknown field is a problem only if it looks like one of these: they come from many versions of the API, and
+// fields that we never look at may be newer than our types.
+var mattering = []string{"metadata", "spec", "status", "name", "namespace", "labels", "ownerReferences",
+	"template", "jobTemplate", "selector", "matchLabels", "matchExpressions", "replicas", "parallelism", "completions",
+	"containers", "initContainers", "ports", "hostNetwork", "nodeName", "podIP", "podIPs", "phase",
+	"podCIDR", "podCIDRs", "addresses", "clusterIP", "clusterIPs"}
+
+// small types in which every field matters.
+var alwaysStrict = []string{"ContainerPort", "ServicePort", "LabelSelector", "LabelSelectorRequirement"}
+
+const unknownFieldMessage = "unknown field"
+
+func (o *object) unknownField(key *yaml.Node, t reflect.Type, fields map[string][]int, path string) {
+	strict := o.strict || slices.Contains(alwaysStrict, t.Name())
+	var names []string
+	for name := range fields {
+		if strict || slices.Contains(mattering, name) {
+			names = append(names, name)
+		}
+	}
+	near := nearest(key.Value, names)
+	switch {
+	case near != "":
+		o.problemAt(key.Line, path, fmt.Sprintf("did you mean %q?", near), unknownFieldMessage)
+	case strict:
+		slices.Sort(names)
+		o.problemAt(key.Line, path, "known here: "+list(names), unknownFieldMessage)
+	}
+}

@@ -1,0 +1,138 @@
+// Package dir is the source of manifests that lie in files and folders.
+//
+// Load reads them once. Watching a folder belongs here too: it reads the same files in the same order into a new
+// manifest.Bundle whenever one has changed, and keeps the last good version of a file that does not parse any more.
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/manifest"
+)
+
+// Stdin is the path that stands for standard input.
+const Stdin = "-"
+
+// maxFile is one byte more than a manifest may have, so that a larger one is noticed and not read to its end.
+const maxFile = 64<<20 + 1
+
+// Load reads manifests: files, folders with all that is below them, and "-" for stdin. In folders it takes *.yaml, *.yml
+// and *.json, but no hidden ones, no tests (*_test.yaml) and no files of Helm and Kustomize. Files are read in the
+// order of paths, and sorted inside of a folder; one that is named twice is read once. A path that does not exist is
+// an error; a file that cannot be read is a manifest.Problem.
+func Load(paths []string, stdin io.Reader) (*manifest.Bundle, error) {
+	l := loader{bundle: manifest.NewBundle(), read: map[string]bool{}}
+	for _, path := range paths {
+		if path == Stdin {
+			l.decode("stdin", stdin)
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("manifests: %w", err)
+		}
+		if info.IsDir() {
+			l.folder(path)
+		} else {
+			l.file(path)
+		}
+	}
+	return l.bundle, nil
+}
+
+type loader struct {
+	bundle *manifest.Bundle
+	read   map[string]bool // real paths of files and folders, so that a loop of links ends
+}
+
+// folder reads what is below path, links followed.
+func (l *loader) folder(path string) {
+	if l.again(path) {
+		return
+	}
+	entries, err := os.ReadDir(path) // sorted by name
+	if err != nil {
+		l.unreadable(path, err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		full := filepath.Join(path, name)
+		info, err := os.Stat(full)
+		switch {
+		case err != nil && isManifest(name):
+			l.unreadable(full, err)
+		case err != nil:
+		case info.IsDir():
+			l.folder(full)
+		case !isManifest(name) || !info.Mode().IsRegular():
+		case isOther(name):
+			l.bundle.Ignore(name)
+		default:
+			l.file(full)
+		}
+	}
+}
+
+// again reports whether a file or folder was met before, perhaps by another name.
+func (l *loader) again(path string) bool {
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		real = path
+	}
+	known := l.read[real]
+	l.read[real] = true
+	return known
+}
+
+func (l *loader) file(path string) {
+	if l.again(path) {
+		return
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		l.unreadable(path, err)
+		return
+	}
+	defer f.Close()
+	l.decode(path, f)
+}
+
+func (l *loader) decode(name string, r io.Reader) {
+	data, err := io.ReadAll(io.LimitReader(r, maxFile))
+	if err != nil {
+		l.unreadable(name, err)
+		return
+	}
+	l.bundle.Decode(filepath.ToSlash(name), data)
+}
+
+func (l *loader) unreadable(path string, err error) {
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		err = p.Err // the path is said already
+	}
+	l.bundle.Report(manifest.Problem{File: filepath.ToSlash(path), Message: "cannot be read: " + err.Error()})
+}
+
+func isManifest(name string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(name)))
+}
+
+// isOther tells files that lie beside manifests and are none: tests, and what Helm and Kustomize read.
+func isOther(name string) bool {
+	stem := strings.TrimSuffix(name, filepath.Ext(name))
+	others := []string{"kustomization", "Kustomization", "Chart", "values", "values.schema", "skaffold"}
+	return strings.HasSuffix(stem, "_test") || slices.Contains(others, stem)
+}
