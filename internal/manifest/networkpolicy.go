@@ -139,10 +139,7 @@ func (o *object) networkPort(path string, p networkingv1.NetworkPolicyPort) poli
 		port.First = o.portNumber(path+".port", p.Port.IntVal)
 		port.Last = port.First
 		if p.EndPort != nil {
-			port.Last = o.portNumber(path+".endPort", *p.EndPort)
-			if port.Last != 0 && port.Last < port.First {
-				o.problem(path+".endPort", "", "endPort %d is less than port %d", port.Last, port.First)
-			}
+			port.Last = o.endPort(path+".endPort", *p.EndPort, port.First)
 		}
 	}
 	return port
@@ -159,4 +156,17 @@ func (o *object) readableSelector(path string, s *metav1.LabelSelector) label.Se
 		return sel
 	}
 	return label.Everything()
+}
+
+// endPort is the end of a range. The API server refuses one above 65535, but what it means is beyond doubt.
+func (o *object) endPort(path string, end int32, first uint16) uint16 {
+	if end > 65535 {
+		o.notice(path, "endPort %d is read as 65535, the highest port there is; the API server would refuse it", end)
+		return 65535
+	}
+	if last := o.portNumber(path, end); last == 0 || last >= first {
+		return last
+	}
+	o.problem(path, "", "endPort %d is less than port %d", end, first)
+	return 0
 }

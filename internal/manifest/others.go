@@ -12,12 +12,13 @@ import (
 	"github.com/ringfence-project/ringfence/internal/label"
 )
 
-// checkName notes a name or namespace that the API server would refuse.
+// checkName notes a name or namespace that the API server would refuse. Only a namespace that cannot be is a problem,
+// as it is matched by; any name is as good as another.
 func (o *object) checkName() {
 	if o.key.Name == "" && !o.broken("metadata") {
 		o.problem("metadata.name", "", "required field is missing")
 	} else if o.key.Name != "" && !isDNSName(o.key.Name, 253) {
-		o.problem("metadata.name", "", "%q is no name: at most 253 of a-z, 0-9, '-' and '.', with a letter or digit at both ends of each part", o.key.Name)
+		o.notice("metadata.name", "the API server would refuse the name %q: it wants at most 253 of a-z, 0-9, '-' and '.'", o.key.Name)
 	}
 	if ns := o.key.Namespace; ns != "" && (!isDNSName(ns, 63) || strings.Contains(ns, ".")) {
 		o.problem("metadata.namespace", "", "%q is no name of a namespace: at most 63 of a-z, 0-9 and '-'", ns)

@@ -114,7 +114,7 @@ func (o *object) containerPorts(path string, list []corev1.ContainerPort) []clus
 	for i, p := range list {
 		where := at(path+".ports", i)
 		if o.missing(where + ".containerPort") {
-			o.problem(where+".containerPort", "", "required field is missing")
+			o.notice(where, "the port has no containerPort and is left out; the API server would refuse it")
 			continue
 		}
 		if p.Name != "" {

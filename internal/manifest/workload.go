@@ -46,11 +46,11 @@ func (b *Bundle) addWorkload(o *object, meta *metav1.ObjectMeta, base string, t 
 	}
 }
 
-// checkSelector notes a selector that does not select the workload's own pods, as the API server would. The pods
-// stay: their labels are readable, and which controller counts them does not matter to policy.
+// checkSelector notes a selector that does not select the workload's own pods, which the API server would refuse. It is
+// no problem: no verdict depends on it, as the pods have the labels of the template. But one of the two is a slip.
 func (o *object) checkSelector(s *metav1.LabelSelector, labels map[string]string) {
 	if s == nil {
-		o.problem("spec.selector", "repeat the labels of the template under matchLabels", "required field is missing")
+		o.notice("spec", "has no selector; the API server would refuse it")
 		return
 	}
 	before := len(o.problems)
@@ -60,9 +60,7 @@ func (o *object) checkSelector(s *metav1.LabelSelector, labels map[string]string
 		return // noted where it is wrong
 	}
 	if r, unmet := sel.FirstUnmet(set); unmet {
-		o.problem("spec.selector", "", "does not select the pods of its own template: their labels %q do not meet %q", set, r)
-	} else if sel.IsEverything() {
-		o.problem("spec.selector", "repeat the labels of the template under matchLabels", "is empty")
+		o.notice("spec.selector", "the selector does not select the pods of its own template, whose labels %q do not meet %q; the API server would refuse it", set, r)
 	}
 }
 
