@@ -2,6 +2,7 @@ package eval
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
@@ -136,6 +137,9 @@ func unmet(sel label.Selector, labels label.Set, thing string) string {
 	r, failed := sel.FirstUnmet(labels)
 	if !failed {
 		return ""
+	}
+	if r.Key == cluster.NameLabel && r.Op == label.In {
+		return fmt.Sprintf("%s is not %s", thing, strings.Join(r.Values, " or "))
 	}
 	has := "has no label " + r.Key
 	if v, ok := labels.Get(r.Key); ok {
