@@ -73,3 +73,9 @@ func (d *denials) take() ([]dataplane.Denial, error) {
 }
 
 func (d *denials) close() { unix.Close(d.fd) }
+
+func (d *denials) lostSoFar() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost
+}

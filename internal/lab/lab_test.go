@@ -7,15 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
-	"time"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
-// somePods are n pods of one workload that listen on 80/tcp and 53/udp.
+// somePods are n pods of one workload that listen on 80/tcp and 53/udp, and one on the node's network.
 func somePods(n int) cluster.Objects {
 	var o cluster.Objects
 	for i := range n {
@@ -25,6 +25,8 @@ func somePods(n int) cluster.Objects {
 			Ports: []cluster.Port{{Protocol: flow.TCP, Number: 80}, {Protocol: flow.UDP, Number: 53}},
 		})
 	}
+	o.Endpoints = append(o.Endpoints, &cluster.Endpoint{Key: cluster.Key{Namespace: "kube-system", Name: "proxy"},
+		HostNetwork: true, Ports: []cluster.Port{{Protocol: flow.TCP, Number: 10256}}})
 	return o
 }
 
@@ -45,35 +47,48 @@ func boot(t testing.TB, spec Spec) *Lab {
 	return l
 }
 
-func TestBootTiming(t *testing.T) {
-	l := boot(t, Spec{Objects: somePods(200)})
-	t.Log(l.timings)
-	var as []attempt
-	for _, s := range l.pods {
-		for _, d := range l.pods {
-			for _, sa := range s.addresses {
-				for _, da := range d.addresses {
-					if sa.Is4() == da.Is4() {
-						for _, p := range d.listen {
-							as = append(as, attempt{s.ns, flow.Tuple{Source: sa, Destination: da, Protocol: p.Protocol, Port: p.Number}})
-						}
-						pr := flow.ICMP
-						if sa.Is6() {
-							pr = flow.ICMPv6
-						}
-						as = append(as, attempt{s.ns, flow.Tuple{Source: sa, Destination: da, Protocol: pr}})
-					}
-				}
-			}
-		}
+// probeAll probes and fails the test unless everything is as the reference says.
+func probeAll(t testing.TB, l *Lab, sel Selection) *Report {
+	t.Helper()
+	r, err := l.Probe(t.Context(), sel, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	start := time.Now()
-	n := map[Outcome]int{}
-	err := probe(t.Context(), l.node.ns, l.denials, as, func(i int, la landing) {
-		n[la.outcome]++
-		if la.err != nil && n[la.outcome] < 5 {
-			t.Log(as[i].t, la.err)
-		}
-	})
-	t.Log(len(as), time.Since(start), float64(len(as))/time.Since(start).Seconds(), n, err)
+	if !r.OK() {
+		t.Error(text(t, r))
+	}
+	return r
+}
+
+func text(t testing.TB, r *Report) string {
+	t.Helper()
+	var b strings.Builder
+	if err := r.Text(&b, false); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestEverythingIsReachedWhereNothingIsEnforced(t *testing.T) {
+	for _, topology := range []Topology{Routed, Bridge} {
+		t.Run(topology.String(), func(t *testing.T) {
+			l := boot(t, Spec{Objects: somePods(3), Topology: topology})
+			r := probeAll(t, l, Selection{})
+			// A pod listens on 2 ports, the node on 1, and everybody on one more and answers echoes; two families.
+			pods, node, outside := 3, 1, 1
+			want := 2 * ((pods+node+outside)*pods*4 + pods*node*3 + pods*outside*2)
+			if got := r.Count(Answered); got != want || len(r.Results) != want {
+				t.Errorf("%d of %d answered, want %d\n%s", got, len(r.Results), want, text(t, r))
+			}
+		})
+	}
+}
+
+func TestMeasure(t *testing.T) {
+	for _, topology := range []Topology{Routed, Bridge} {
+		l := boot(t, Spec{Objects: somePods(200), Topology: topology})
+		r := probeAll(t, l, Selection{MaxProbes: 50000})
+		s := text(t, r)
+		t.Log(s[len(s)-200:], r.Timings, float64(len(r.Results))/r.Timings.Probe.Seconds())
+	}
 }

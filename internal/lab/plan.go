@@ -220,10 +220,10 @@ func (p *plan) placePorts(o *cluster.Objects, extra []cluster.Port) {
 		if len(h.listen) == 0 {
 			h.listen = slices.Clone(in[:min(len(in), maxPorts)])
 		}
-		h.listen = sortedPorts(append(h.listen, extra...))
+		h.listen = distinctPorts(append(h.listen, extra...))
 	}
-	p.node.listen = sortedPorts(append(p.node.listen, extra...))
-	p.outside.listen = sortedPorts(append(p.outside.listen, extra...))
+	p.node.listen = distinctPorts(append(p.node.listen, extra...))
+	p.outside.listen = distinctPorts(append(p.outside.listen, extra...))
 }
 
 // maxPorts bounds the ports of one host that come from policies and not from its own manifest.
@@ -253,7 +253,7 @@ func policyPorts(o *cluster.Objects, d flow.Direction) []cluster.Port {
 			}
 		}
 	}
-	return sortedPorts(ports)
+	return distinctPorts(ports)
 }
 
 // otherPort is the highest TCP port from 65000 down that no pod declares and no policy names.
@@ -273,13 +273,11 @@ func otherPort(o *cluster.Objects, extra []cluster.Port) cluster.Port {
 	return cluster.Port{Protocol: flow.TCP, Number: n}
 }
 
-// sortedPorts sorts by number and protocol, and forgets names and duplicates.
-func sortedPorts(ports []cluster.Port) []cluster.Port {
+// distinctPorts sorts by number and protocol, and forgets names and duplicates.
+func distinctPorts(ports []cluster.Port) []cluster.Port {
 	var all []cluster.Port
 	for _, p := range ports {
-		if p.Number != 0 {
-			all = append(all, cluster.Port{Protocol: p.Protocol, Number: p.Number})
-		}
+		all = append(all, cluster.Port{Protocol: p.Protocol, Number: p.Number})
 	}
 	slices.SortFunc(all, func(a, b cluster.Port) int {
 		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol))

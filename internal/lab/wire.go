@@ -123,10 +123,7 @@ func withHandle(ns *netns.NS, f func(*netlink.Handle) error) error {
 }
 
 func wireNode(h *netlink.Handle, p *plan) error {
-	own := p.node.addresses
-	if p.topology == Routed {
-		own = append([]netip.Addr{linkGateways[0]}, own...) // on lo, the node answers for it on every veth
-	}
+	own := append([]netip.Addr{linkGateways[0]}, p.node.addresses...) // on lo, the node answers for them on every veth
 	if err := setUp(h, loopbackIndex, own); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
@@ -134,7 +131,7 @@ func wireNode(h *netlink.Handle, p *plan) error {
 		return nil
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index = bridgeName, bridgeIndex
+	attrs.Name, attrs.Index, attrs.HardwareAddr = bridgeName, bridgeIndex, nodeMAC(bridgeIndex)
 	snooping := false
 	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
 		return fmt.Errorf("make bridge: %w", err)
@@ -150,13 +147,31 @@ func wireNode(h *netlink.Handle, p *plan) error {
 	return nil
 }
 
-// wire plugs hosts into the node, several at a time.
+// wire plugs hosts into the node.
 func wire(ctx context.Context, p *plan, node *netns.NS, hosts []*station) error {
+	err := inParallel(ctx, len(hosts), func(next <-chan int) error {
+		return withHandle(node, func(h *netlink.Handle) error {
+			for i := range next {
+				if err := plug(h, p, hosts[i], firstVethIndex+i); err != nil {
+					return fmt.Errorf("wire %s: %w", hosts[i].name(), err)
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return introduce(ctx, p, node, hosts)
+}
+
+// inParallel runs several of worker, which share the numbers below n among them.
+func inParallel(ctx context.Context, n int, worker func(next <-chan int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	next := make(chan int)
 	group.Go(func() error {
 		defer close(next)
-		for i := range hosts {
+		for i := range n {
 			select {
 			case next <- i:
 			case <-ctx.Done():
@@ -166,16 +181,7 @@ func wire(ctx context.Context, p *plan, node *netns.NS, hosts []*station) error 
 		return nil
 	})
 	for range 4 {
-		group.Go(func() error {
-			return withHandle(node, func(h *netlink.Handle) error {
-				for i := range next {
-					if err := plug(h, p, hosts[i], firstVethIndex+i); err != nil {
-						return fmt.Errorf("wire %s: %w", hosts[i].name(), err)
-					}
-				}
-				return nil
-			})
-		})
+		group.Go(func() error { return worker(next) })
 	}
 	return group.Wait()
 }
@@ -186,12 +192,12 @@ func plug(node *netlink.Handle, p *plan, s *station, index int) (err error) {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index, attrs.Flags = s.veth, index, net.FlagUp
-	bridged := p.topology == Bridge && s.endpoint != nil
+	attrs.Name, attrs.Index, attrs.Flags, attrs.HardwareAddr = s.veth, index, net.FlagUp, nodeMAC(index)
+	bridged := s.bridged(p)
 	if bridged {
 		attrs.MasterIndex = bridgeIndex
 	}
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.ns.FD())}
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: hostMAC(index), PeerNamespace: netlink.NsFd(s.ns.FD())}
 	if err := node.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make veth: %w", err)
 	}
@@ -211,6 +217,15 @@ func plug(node *netlink.Handle, p *plan, s *station, index int) (err error) {
 		}
 	}
 	return nil
+}
+
+// hostMAC and nodeMAC are the two ends of the veth with that index.
+func hostMAC(index int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 'r', 'f', 0, byte(index >> 8), byte(index)}
+}
+
+func nodeMAC(index int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 'r', 'f', 1, byte(index >> 8), byte(index)}
 }
 
 // wireHost gives a host its addresses and a way out: through the bridge's address, or a link-local one.

@@ -1,0 +1,90 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ringfence-project/ringfence/internal/eval"
+	"github.com/ringfence-project/ringfence/internal/flow"
+)
+
+// Probe makes every probe of the selection and compares each with the reference evaluator; without a dataplane,
+// everything should get through. progress, which may be nil, is called from one goroutine with the number of probes
+// made, and must be quick.
+func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, total int)) (*Report, error) {
+	m, err := l.matrix(sel)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.expect(ctx, m.probes); err != nil {
+		return nil, err
+	}
+	attempts := make([]attempt, len(m.probes))
+	for i, r := range m.probes {
+		attempts[i] = attempt{m.from[i].ns, r.Tuple}
+	}
+	start, done := time.Now(), 0
+	err = probe(ctx, l.node.ns, l.denials, attempts, func(i int, landed landing) {
+		l.record(&m.probes[i], landed)
+		if done++; progress != nil {
+			progress(done, len(attempts))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("probe: %w", err)
+	}
+	for i := range m.probes {
+		m.probes[i].judge()
+	}
+	r := l.report(m)
+	r.Timings.Probe = time.Since(start)
+	return r, nil
+}
+
+// expect asks the reference about every probe.
+func (l *Lab) expect(ctx context.Context, probes []Result) error {
+	if l.enforcer == nil {
+		for i := range probes {
+			probes[i].Want = flow.Decision{Verdict: flow.Allow}
+		}
+		return nil
+	}
+	state := l.State()
+	group, ctx := errgroup.WithContext(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		group.Go(func() error {
+			for i := w; i < len(probes); i += workers {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				probes[i].Want = eval.Evaluate(state, state.Resolve(probes[i].Tuple)).Flow()
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// record notes what became of a probe. A denial is attributed at once, as rows may be forgotten later.
+func (l *Lab) record(r *Result, landed landing) {
+	r.Outcome, r.Took = landed.outcome, landed.took
+	if landed.err != nil {
+		r.Error = landed.err.Error()
+	}
+	if landed.outcome == Denied {
+		r.Rule, _ = l.enforcer.attribute(landed.denial)
+	}
+}
+
+func (l *Lab) report(m *matrix) *Report {
+	r := &Report{Topology: l.plan.topology.String(), Enforced: l.enforcer != nil, Pods: len(l.pods), Results: m.probes, Skipped: m.skipped,
+		Notices: append(append([]string(nil), l.plan.notices...), m.notices...), Timings: l.timings, LostEvents: l.denials.lostSoFar()}
+	return r
+}
