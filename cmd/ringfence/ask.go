@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/eval"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/query"
+)
+
+// question is FROM TO PORT as a person writes it.
+type question struct{ from, to, port string }
+
+// maxAnswers bounds what one question may expand to.
+const maxAnswers = 100_000
+
+// ask judges every connection that q stands for, in the order of the names. A pod's connection to itself is left
+// out where a selector names several pods.
+func ask(scope query.Scope, q question) ([]eval.Decision, error) {
+	from, err := scope.Resolve(q.from)
+	if err != nil {
+		return nil, fmt.Errorf("FROM: %w", err)
+	}
+	to, err := scope.Resolve(q.to)
+	if err != nil {
+		return nil, fmt.Errorf("TO: %w", err)
+	}
+	port, err := query.ParsePort(q.port)
+	if err != nil {
+		return nil, fmt.Errorf("PORT: %w", err)
+	}
+	if len(from)*len(to) > maxAnswers {
+		return nil, fmt.Errorf("%q to %q are %d pairs of pods, more than %d: narrow the selectors", q.from, q.to, len(from)*len(to), maxAnswers)
+	}
+	return askAll(scope.State, from, to, port)
+}
+
+func askAll(s *cluster.State, from, to []cluster.Party, port query.Port) ([]eval.Decision, error) {
+	var all []eval.Decision
+	for _, f := range from {
+		for _, t := range to {
+			if len(from)*len(to) > 1 && f.Endpoint != nil && f.Endpoint == t.Endpoint {
+				continue
+			}
+			connections, err := query.Connect(f, t, port)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range connections {
+				all = append(all, eval.Evaluate(s, c))
+			}
+		}
+	}
+	if all == nil {
+		return nil, fmt.Errorf("that is only a pod's connection to itself, which is always allowed")
+	}
+	return all, nil
+}
+
+// allAllowed is the answer to a question that stands for several connections.
+func allAllowed(decisions []eval.Decision) bool {
+	for _, d := range decisions {
+		if d.Verdict != flow.Allow {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/query"
+	"github.com/ringfence-project/ringfence/internal/source/dir"
+)
+
+// referenceHelp is the part of the help that all commands with FROM and TO share.
+const referenceHelp = `FROM and TO are ` + query.Forms + `:
+  shop/web                    a pod, or a workload of that name and then all its pods
+  shop/deployment/web         a workload, by its kind
+  'shop/app=web'  'app=web'   every pod that the selector matches, in one namespace or in all; shop/* for all pods
+  node/worker-1               a node
+  203.0.113.9  2001:db8::1    an address, whoever has it
+PORT is a number (TCP), 53/udp, the name of a port that TO declares, or icmp.`
+
+// input is what commands read manifests with.
+type input struct {
+	manifests []string
+	namespace string
+	keepGoing bool
+}
+
+func (in *input) flags(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVarP(&in.manifests, "manifests", "f", []string{"."}, "files and folders with manifests; - for stdin")
+	cmd.Flags().StringVarP(&in.namespace, "namespace", "n", "default", "namespace of names without one")
+	in.keepGoingFlag(cmd)
+}
+
+func (in *input) keepGoingFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&in.keepGoing, "keep-going", false,
+		"go on in spite of bad manifests, as in the running system: a policy that cannot be read isolates what it is over")
+}
+
+// loaded is a cluster read from manifests.
+type loaded struct {
+	manifest.Result
+	state *cluster.State
+}
+
+// load reads the manifests. Problems go to stderr, all of them, and are an error unless --keep-going.
+func (in input) load(cmd *cobra.Command) (*loaded, error) {
+	bundle, err := dir.Load(in.manifests, cmd.InOrStdin())
+	if err != nil {
+		return nil, err
+	}
+	result := bundle.Finish(manifest.Options{})
+	stderr := cmd.ErrOrStderr()
+	for _, n := range result.Notices {
+		fmt.Fprintln(stderr, "note:", n)
+	}
+	report(stderr, result.Problems)
+	if n := len(result.Problems); n > 0 && !in.keepGoing {
+		return nil, fmt.Errorf("%d problem(s) in the manifests; mend them, or look at the rest with --keep-going", n)
+	}
+	state, err := cluster.NewState(result.Objects)
+	if err != nil {
+		return nil, err
+	}
+	return &loaded{result, state}, nil
+}
+
+func report(w io.Writer, problems []manifest.Problem) {
+	for _, p := range problems {
+		fmt.Fprintln(w, p.Text())
+	}
+}
+
+func (l *loaded) scope(in input) query.Scope {
+	return query.Scope{State: l.state, Namespace: in.namespace}
+}

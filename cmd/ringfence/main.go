@@ -1,0 +1,70 @@
+// Command ringfence puts a fence around every workload of a container platform, by its labels.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes, which scripts may rely on.
+const (
+	exitOK     = 0
+	exitFailed = 1 // a check, test or comparison failed, or `can` says no
+	exitUsage  = 3 // wrong usage, bad input or an internal error
+)
+
+// failed is an error that means "the answer is no": it exits with exitFailed, and prints nothing if it is empty.
+type failed struct{ message string }
+
+func (f failed) Error() string { return f.message }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main without the process: the tests call it too.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	cmd := newRoot()
+	cmd.SetArgs(args)
+	cmd.SetIn(stdin)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	var no failed
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &no):
+		if no.message != "" {
+			fmt.Fprintln(stderr, no.message)
+		}
+		return exitFailed
+	}
+	fmt.Fprintln(stderr, "error:", err)
+	return exitUsage
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ringfence",
+		Short: "Micro-segmentation by labels: who may talk to whom, tested, explained and enforced",
+		Long: `Ringfence puts a fence around every workload of a container platform, by its labels. It reads the
+policies that Kubernetes knows (NetworkPolicy and ClusterNetworkPolicy) from the same manifests as the workloads.
+
+Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input or an internal error.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newCan(), newExplain(), newVersion())
+	return root
+}

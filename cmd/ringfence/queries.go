@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ringfence-project/ringfence/internal/query"
+)
+
+// jsonQuery is one entry of --queries. From and To are "namespace/name", of the kind given, or an address.
+type jsonQuery struct {
+	ID       json.RawMessage `json:"id"`
+	From     string          `json:"from"`
+	To       string          `json:"to"`
+	Protocol string          `json:"protocol"`
+	Port     json.RawMessage `json:"port"` // a number, or a string with a number or a port's name
+	FromKind string          `json:"from_kind"`
+	ToKind   string          `json:"to_kind"`
+}
+
+// jsonAnswer echoes the query's id.
+type jsonAnswer struct {
+	ID json.RawMessage `json:"id,omitempty"`
+	answer
+}
+
+// jsonError is the answer to a query that has none: it must carry no verdict that could be read as one.
+type jsonError struct {
+	ID    json.RawMessage `json:"id,omitempty"`
+	Error string          `json:"error"`
+}
+
+// maxQueries bounds the size of a query file in bytes.
+const maxQueries = 256 << 20
+
+func answerQueries(cmd *cobra.Command, in input, file, output string) error {
+	loaded, err := in.load(cmd)
+	if err != nil {
+		return err
+	}
+	queries, err := readQueries(cmd, file)
+	if err != nil {
+		return err
+	}
+	scope, all, unanswered := loaded.scope(in), make([]any, len(queries)), 0
+	for i, q := range queries {
+		if all[i], err = q.answer(scope); err != nil {
+			all[i] = jsonError{q.ID, err.Error()}
+			unanswered++
+		}
+	}
+	if err := printQueries(cmd.OutOrStdout(), all, output); err != nil {
+		return err
+	}
+	if unanswered > 0 {
+		return failed{fmt.Sprintf("%d of %d queries could not be answered", unanswered, len(queries))}
+	}
+	return nil
+}
+
+func readQueries(cmd *cobra.Command, file string) ([]jsonQuery, error) {
+	var r io.Reader = cmd.InOrStdin()
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, fmt.Errorf("read queries: %w", err)
+		}
+		defer f.Close()
+		r = f
+	}
+	var queries []jsonQuery
+	if err := json.NewDecoder(io.LimitReader(r, maxQueries)).Decode(&queries); err != nil {
+		return nil, fmt.Errorf("read queries from %s: %w; want a JSON list of {id, from, to, protocol, port}", file, err)
+	}
+	return queries, nil
+}
+
+func (q jsonQuery) answer(scope query.Scope) (any, error) {
+	decisions, err := ask(scope, question{withKind(q.From, q.FromKind), withKind(q.To, q.ToKind), q.portText()})
+	if err != nil {
+		return nil, err
+	}
+	a := newAnswer(decisions[0])
+	for _, d := range decisions { // a denial of one pod or family is the answer for all
+		if b := newAnswer(d); !b.Allow && a.Allow {
+			a = b
+		}
+	}
+	a.From, a.To = q.From, q.To
+	return jsonAnswer{ID: q.ID, answer: a}, nil
+}
+
+// withKind turns "ns/name" of a kind into "ns/kind/name".
+func withKind(ref, kind string) string {
+	ns, name, ok := strings.Cut(ref, "/")
+	if kind == "" || !ok || strings.Contains(name, "/") {
+		return ref
+	}
+	return ns + "/" + kind + "/" + name
+}
+
+func (q jsonQuery) portText() string {
+	port := strings.Trim(string(q.Port), `"`)
+	if port == "" || port == "null" {
+		return q.Protocol
+	}
+	if q.Protocol == "" {
+		return port
+	}
+	return port + "/" + q.Protocol
+}
+
+func printQueries(w io.Writer, all []any, output string) error {
+	if output != "jsonl" && output != "text" {
+		return encode(w, output, all)
+	}
+	enc := json.NewEncoder(w)
+	for _, a := range all {
+		if err := enc.Encode(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
