@@ -62,11 +62,29 @@ func (b *Bundle) Decode(file string, data []byte) {
 		notJSON = err // flow style YAML begins like JSON too
 	}
 	for _, c := range split(data) {
+		before := len(b.problems)
 		roots, err := parseYAML(c)
 		b.decodeAll(file, roots)
 		if err != nil {
 			b.takeUnreadable(file, c, cmp.Or(notJSON, err))
 			notJSON = nil
+		}
+		adviseOnTemplates(b.problems[before:], c)
+	}
+}
+
+const renderFirst = `it looks like a template: render it first, for instance with "helm template"`
+
+// adviseOnTemplates replaces the advice of problems on lines with template actions, which YAML may read as objects.
+func adviseOnTemplates(problems []Problem, c chunk) {
+	if len(problems) == 0 || !bytes.Contains(c.text, []byte("{{")) {
+		return
+	}
+	lines := bytes.Split(c.text, []byte("\n"))
+	for i := range problems {
+		n := problems[i].Line - c.before - 1
+		if n >= 0 && n < len(lines) && bytes.Contains(lines[n], []byte("{{")) {
+			problems[i].Fix = renderFirst
 		}
 	}
 }
@@ -79,9 +97,7 @@ func (b *Bundle) decodeAll(file string, roots []*yaml.Node) {
 
 // decodeDocument reads one object, or the items of a list. The kind is that of a typed list, for items that have none.
 func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
-	if root.Kind == yaml.AliasNode {
-		root = root.Alias
-	}
+	root = target(root)
 	o := &object{file: file, line: root.Line, lines: map[string]int{}, types: b.types}
 	if listKind == "" { // the items of a list were measured with it
 		if err := checkBounds(root); err != nil {
@@ -106,10 +122,12 @@ func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
 	b.collect(o)
 }
 
-// collect takes over what was noted while o was read.
+// collect takes over what was noted while o was read. Notices are about objects that are used as they are.
 func (b *Bundle) collect(o *object) {
 	b.problems = append(b.problems, o.problems...)
-	b.notices = append(b.notices, o.notices...)
+	if len(o.problems) == 0 {
+		b.notices = append(b.notices, o.notices...)
+	}
 	o.problems, o.notices = nil, nil
 }
 
@@ -156,7 +174,13 @@ func looksLikeObject(root *yaml.Node) bool {
 
 // once reports whether o is the first object of its kind and name; for another one it notes the problem.
 func (b *Bundle) once(o *object) bool {
-	name := o.name()
+	if o.key.Name == "" {
+		return false // that it has none is noted
+	}
+	name := o.kind + " " + cluster.Key{Namespace: o.key.Namespace, Name: o.policyName()}.String()
+	if strings.HasSuffix(o.kind, "AdminNetworkPolicy") { // which share their names with what they are read as
+		name = "ClusterNetworkPolicy /" + o.policyName()
+	}
 	here := place(o.file, o.line)
 	if first, twice := b.seen[name]; twice {
 		o.problem("", "keep one of the two", "is defined twice, first at %s; this one is not used", first)

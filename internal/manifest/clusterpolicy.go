@@ -93,7 +93,7 @@ func (o *object) clusterRule(path string, d flow.Direction, r clusterRule, s clu
 	o.checkCount(path+peersField[d], len(r.peers), s.limit, true)
 	o.checkCount(path+"."+s.ports, len(r.ports), s.limit, false)
 	for i, p := range r.peers {
-		rule.Peers = append(rule.Peers, o.clusterPeers(at(path+peersField[d], i), p, &rule)...)
+		rule.Peers = append(rule.Peers, o.clusterPeers(at(path+peersField[d], i), d, p, action)...)
 	}
 	for i, translate := range r.ports {
 		rule.Ports = append(rule.Ports, translate(o, at(path+"."+s.ports, i)))
@@ -122,7 +122,7 @@ func (o *object) checkCount(path string, n, limit int, required bool) {
 	switch {
 	case required && o.missing(path):
 		o.problem(path, "", "required field is missing")
-	case n == 0 && (required && o.lines != nil || o.written(path)):
+	case n == 0 && (required || o.written(path)):
 		o.problem(path, "", "needs at least one item")
 	case n > limit:
 		o.problem(path, "split the rule", "holds %d items, more than %d", n, limit)
@@ -181,22 +181,32 @@ func (p clusterPeer) fields() []string {
 	return set
 }
 
-// exactlyOne notes a problem if not exactly one of the known fields is set. What comes from the API may hold a field
-// that is newer than we; see closeUnknownPeers.
+// exactlyOne notes a problem if not exactly one of the known fields is set. An unknown field is noted already.
 func (o *object) exactlyOne(path string, set, known []string) bool {
 	switch {
 	case len(set) == 1:
 		return true
 	case len(set) > 1:
-		o.problem(path, "make several list items of it", "sets %s, of which exactly one can be set", list(set))
-	case o.lines != nil:
+		o.problem(path, "keep one of them", "sets %s, of which exactly one can be set", list(set))
+		return false
+	}
+	if !o.broken(path) {
 		o.problem(path, "", "sets none of %s", list(known))
 	}
 	return false
 }
 
-func (o *object) clusterPeers(path string, p clusterPeer, rule *policy.Rule) []policy.Peer {
-	if !o.exactlyOne(path, p.fields(), []string{"namespaces", "pods", "nodes", "networks", "domainNames"}) {
+var peerFields = map[flow.Direction][]string{
+	flow.Ingress: {"namespaces", "pods"},
+	flow.Egress:  {"namespaces", "pods", "nodes", "networks", "domainNames"},
+}
+
+func (o *object) clusterPeers(path string, d flow.Direction, p clusterPeer, action policy.Action) []policy.Peer {
+	fields := p.fields()
+	if o.lines == nil && len(fields) == 0 {
+		return nil // see closeUnknownPeers
+	}
+	if !o.exactlyOne(path, fields, peerFields[d]) {
 		return nil
 	}
 	switch {
@@ -205,7 +215,7 @@ func (o *object) clusterPeers(path string, p clusterPeer, rule *policy.Rule) []p
 	case p.networks != nil:
 		return o.networks(path+".networks", p.networks)
 	case p.domains != nil:
-		return o.domains(path+".domainNames", p.domains, rule.Action)
+		return o.domains(path+".domainNames", p.domains, action)
 	}
 	return []policy.Peer{{Kind: policy.PeerPods, Pods: o.pods(path, p)}}
 }
@@ -248,13 +258,13 @@ func (o *object) clusterStandIn(s clusterSpec) policy.Policy {
 		p.Priority = 0
 	}
 	path := "spec.subject"
-	if !o.broken(path) && !o.problemAbove(path) && len(s.subject.fields()) == 1 {
+	if !o.broken(path) && !o.brokenAbove(path) && len(s.subject.fields()) == 1 {
 		probe := &object{lines: o.lines}
 		if pods := probe.subject(path, s.subject); len(probe.problems) == 0 {
 			p.Subject = pods
 		}
 	}
-	unsure := o.unsureRules()
+	unsure := o.misnamed() || o.brokenAbove("spec.egress")
 	if unsure || len(s.rules[flow.Egress]) > 0 || o.broken("spec.egress") {
 		p.Egress = denyAll(o.line)
 	}
@@ -262,12 +272,4 @@ func (o *object) clusterStandIn(s clusterSpec) policy.Policy {
 		p.Ingress = denyAll(o.line)
 	}
 	return p
-}
-
-// unsureRules reports whether an unknown field of the spec, or of the object, may have been meant as the rules.
-func (o *object) unsureRules() bool {
-	return slices.ContainsFunc(o.problems, func(p Problem) bool {
-		unknown := p.Message == unknownFieldMessage || p.Field == "spec"
-		return unknown && (parent(p.Field) == "spec" || parent(p.Field) == "")
-	})
 }

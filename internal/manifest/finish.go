@@ -35,7 +35,7 @@ func (b *Bundle) Finish(opts Options) Result {
 	r := Result{Ignored: maps.Clone(b.ignored), Problems: slices.Clone(b.problems), Notices: slices.Clone(b.notices),
 		Services: slices.Clone(b.services)}
 	r.Objects = cluster.Objects{Namespaces: slices.Clone(b.namespaces), Nodes: slices.Clone(b.nodes), Policies: slices.Clone(b.policies)}
-	e := expansion{bundle: b, left: cmp.Or(opts.MaxReplicas, 10_000), names: map[cluster.Key]bool{}}
+	e := newExpansion(b, cmp.Or(opts.MaxReplicas, 10_000))
 	r.Objects.Endpoints = e.pods()
 	for _, w := range b.workloads {
 		r.Objects.Workloads = append(r.Objects.Workloads, w.Workload)
@@ -56,39 +56,64 @@ func (b *Bundle) Finish(opts Options) Result {
 
 // expansion makes pods from workloads.
 type expansion struct {
-	bundle   *Bundle
-	left     int // how many pods may still be made
-	names    map[cluster.Key]bool
-	problems []Problem
+	bundle    *Bundle
+	left      int // how many pods may still be made
+	names     map[cluster.Key]bool
+	workloads map[ownerKey]bool // that are in the bundle
+	problems  []Problem
+}
+
+func newExpansion(b *Bundle, most int) *expansion {
+	e := &expansion{bundle: b, left: most, names: map[cluster.Key]bool{}, workloads: map[ownerKey]bool{}}
+	for _, w := range b.workloads {
+		e.workloads[w.ownerKey()] = true
+	}
+	return e
 }
 
 // pods returns the bare pods and those of the workloads. A workload whose pods are in the bundle themselves, as in a
-// dump of a cluster, gets no others.
+// dump of a cluster, gets no others, nor does one that another workload makes, as a Deployment its ReplicaSets.
 func (e *expansion) pods() []*cluster.Endpoint {
 	var all []*cluster.Endpoint
 	busy := map[ownerKey]bool{}
 	for _, p := range e.bundle.pods {
 		e.names[p.Key] = true
-		owner := p.Owner
-		for owner.Kind != "" { // up to the controller of the controller
-			busy[ownerKey{p.Namespace, owner}] = true
-			owner = e.bundle.owners[ownerKey{p.Namespace, owner}]
-			if busy[ownerKey{p.Namespace, owner}] {
-				break
-			}
-		}
-		all = append(all, p)
+		all = append(all, e.owned(p, busy))
 	}
 	workloads := slices.Clone(e.bundle.workloads)
 	slices.SortFunc(workloads, compareForNaming)
 	for i := range workloads {
 		w := &workloads[i]
-		own := ownerKey{w.Namespace, cluster.Owner{Kind: w.Kind, Name: w.Name}}
-		if !busy[own] && !e.controlled(own) {
+		own := w.ownerKey()
+		maker := ownerKey{w.Namespace, e.bundle.owners[own]}
+		if !busy[own] && !e.workloads[maker] {
 			all = append(all, e.expand(w)...)
 		}
 	}
 	return all
+}
+
+// owned marks the controllers of p as busy, and returns p as owned by the topmost one that is in the bundle: people
+// ask for a Deployment, not for its ReplicaSets.
+func (e *expansion) owned(p *cluster.Endpoint, busy map[ownerKey]bool) *cluster.Endpoint {
+	own := ownerKey{p.Namespace, p.Owner}
+	top := p.Owner
+	for range 4 { // no chain of controllers is longer; one that loops ends
+		if own.Kind == "" {
+			break
+		}
+		busy[own] = true
+		if e.workloads[own] {
+			top = own.Owner
+		}
+		own = ownerKey{p.Namespace, e.bundle.owners[own]}
+	}
+	if top == p.Owner {
+		return p
+	}
+	copied := *p
+	copied.Owner = top
+	return &copied
 }
 
 // compareForNaming puts StatefulSets first, because their pods' names are not ours to choose.
@@ -100,14 +125,6 @@ func compareForNaming(x, y workload) int {
 		return 1
 	}
 	return cmp.Or(cmp.Compare(rank(x), rank(y)), x.Key.Compare(y.Key), strings.Compare(x.Kind, y.Kind))
-}
-
-// controlled reports whether another workload in the bundle makes this one, as a Deployment its ReplicaSets.
-func (e *expansion) controlled(own ownerKey) bool {
-	parent, ok := e.bundle.owners[own]
-	return ok && slices.ContainsFunc(e.bundle.workloads, func(w workload) bool {
-		return w.Namespace == own.namespace && w.Kind == parent.Kind && w.Name == parent.Name
-	})
 }
 
 func (e *expansion) expand(w *workload) []*cluster.Endpoint {

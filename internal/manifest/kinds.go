@@ -67,6 +67,9 @@ func (b *Bundle) take(o *object, root *yaml.Node) {
 	group, _, _ := strings.Cut(o.apiVersion, "/")
 	foreign := slices.ContainsFunc(otherPolicies, func(g string) bool { return group == g || strings.HasSuffix(group, "."+g) })
 	switch {
+	case o.kind == "":
+		o.noKind(root)
+		return
 	case known && o.apiVersion == info.apiVersion:
 	case foreign:
 		if strings.HasSuffix(o.kind, "NetworkPolicy") {
@@ -75,13 +78,19 @@ func (b *Bundle) take(o *object, root *yaml.Node) {
 		b.Ignore(o.kind)
 		return
 	case known && (info.policy || o.apiVersion == "" || isNear(group, info.apiVersion)):
-		o.problem("apiVersion", "write "+info.apiVersion, "unknown apiVersion %q for this kind", o.apiVersion)
+		o.wrongVersion(info.apiVersion)
 	case known:
 		b.Ignore(o.kind)
 		return
 	default:
-		b.takeUnknownKind(o, root)
-		return
+		near := o.nearKind()
+		if info = kinds[near]; !info.policy {
+			if near == "" {
+				b.Ignore(o.kind)
+			}
+			return
+		}
+		o.kind = near
 	}
 	if info.namespaced && o.key.Namespace == "" {
 		o.key.Namespace = "default"
@@ -93,6 +102,14 @@ func (b *Bundle) take(o *object, root *yaml.Node) {
 	info.take(b, o, root)
 }
 
+func (o *object) wrongVersion(want string) {
+	message := fmt.Sprintf("unknown apiVersion %q for this kind", shorten(o.apiVersion))
+	if o.apiVersion == "" {
+		message = "required field is missing"
+	}
+	o.problem("apiVersion", "write "+want, "%s", message)
+}
+
 // isNear reports whether a group may be a mistyped or outdated form of the one in apiVersion. The groups in which
 // Kubernetes itself has had these kinds count as near.
 func isNear(group, apiVersion string) bool {
@@ -101,36 +118,28 @@ func isNear(group, apiVersion string) bool {
 	return slices.Contains(former, group) || nearest(group, []string{want}) != ""
 }
 
-// takeUnknownKind counts the kinds that do not matter, and notes those that look like one that does.
-func (b *Bundle) takeUnknownKind(o *object, root *yaml.Node) {
-	if o.kind == "" {
-		o.takeKindless(root)
-		return
-	}
+// nearKind returns the kind in the table that an unknown kind looks like a typo of, after noting it; else "".
+func (o *object) nearKind() string {
 	var names []string
 	for name, info := range kinds {
-		if o.apiVersion == info.apiVersion || info.policy && strings.HasSuffix(o.kind, "Policy") {
+		if o.apiVersion == info.apiVersion || info.policy && strings.Contains(strings.ToLower(o.kind), "network") {
 			names = append(names, name)
 		}
 	}
 	near := nearest(o.kind, names)
-	if near == "" || slices.Contains(realKinds, o.kind) {
-		b.Ignore(o.kind)
-		return
+	if near != "" {
+		o.problem("kind", fmt.Sprintf("did you mean %q?", near), "unknown kind %q", shorten(o.kind))
 	}
-	o.problem("kind", fmt.Sprintf("did you mean %q?", near), "unknown kind %q", o.kind)
+	return near
 }
 
-// realKinds exist and are near to one in the table by accident.
-var realKinds = []string{"PodSecurityPolicy", "Role", "PolicyTest", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "GlobalNetworkPolicy"}
-
-func (o *object) takeKindless(root *yaml.Node) {
+func (o *object) noKind(root *yaml.Node) {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key := root.Content[i]
-		if key.Value != "kind" && nearest(key.Value, []string{"kind"}) != "" && len(key.Value) > 2 {
-			o.problemAt(key.Line, key.Value, `did you mean "kind"?`, "unknown field")
+		if len(key.Value) > 2 && key.Value != "kind" && nearest(key.Value, []string{"kind"}) != "" {
+			o.problemAt(key.Line, key.Value, `did you mean "kind"?`, unknownFieldMessage)
 			return
 		}
 	}
-	o.problem("kind", `write for instance "kind: NetworkPolicy"`, "missing")
+	o.problem("kind", `write for instance "kind: NetworkPolicy"`, "required field is missing")
 }

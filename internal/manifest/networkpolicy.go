@@ -109,7 +109,7 @@ func (o *object) ipBlock(path string, b *networkingv1.IPBlock) policy.Peer {
 		where := at(path+".except", i)
 		except, good := o.prefix(where, text)
 		if ok && good && (except.Bits() <= block.Bits() || !block.Contains(except.Addr())) {
-			o.problem(where, "", "%s is not inside of %s and smaller", text, block)
+			o.problem(where, "", "%s is not a smaller block inside of %s", text, block)
 		}
 		if good && !slices.Contains(peer.Except, except) {
 			peer.Except = append(peer.Except, except)
@@ -148,7 +148,7 @@ func (o *object) networkPort(path string, p networkingv1.NetworkPolicyPort) poli
 // readableSelector is the selector at path, or everything if it could not be read: a stand-in may select too much,
 // never too little.
 func (o *object) readableSelector(path string, s *metav1.LabelSelector) label.Selector {
-	if o.broken(path) || o.problemAbove(path) {
+	if o.broken(path) || o.brokenAbove(path) {
 		return label.Everything()
 	}
 	probe := &object{lines: o.lines}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,17 +23,24 @@ type object struct {
 	types    fieldTables
 	problems []Problem
 	notices  []Notice
+	full     bool // there were more problems than are kept
 }
 
-// name is "NetworkPolicy shop/web", "Node n1", or the kind if the object has no name.
+// maxProblems are kept of one object. Beyond, nobody reads them, and looking them up would take its time.
+const maxProblems = 50
+
+// name is "NetworkPolicy shop/web", "Node n1", or the kind alone if the object has no name.
 func (o *object) name() string {
+	kind := cmp.Or(o.kind, "object")
 	switch {
+	case o.key.Name == "" && o.kind == "":
+		return ""
 	case o.key.Name == "":
-		return o.kind
+		return kind
 	case o.key.Namespace == "":
-		return o.kind + " " + o.key.Name
+		return kind + " " + o.key.Name
 	}
-	return o.kind + " " + o.key.String()
+	return kind + " " + o.key.String()
 }
 
 // problem notes what is wrong at a field. The place is the field's, or its nearest parent's that has one.
@@ -40,9 +48,24 @@ func (o *object) problem(path, fix, format string, args ...any) {
 	o.problemAt(o.lineOf(path), path, fix, format, args...)
 }
 
+// problemAt is problem with another line. One problem a field is enough: what follows from it is not said.
 func (o *object) problemAt(line int, path, fix, format string, args ...any) {
+	if path != "" && slices.ContainsFunc(o.problems, func(p Problem) bool { return p.Field == path }) {
+		return
+	}
+	if o.full = o.full || len(o.problems) == maxProblems; o.full {
+		return
+	}
 	o.problems = append(o.problems, Problem{File: o.file, Line: line, Object: o.name(), Field: path,
 		Message: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+// effect says what holds until the problems are fixed, and puts them into the order of lines, so that it is read first.
+func (o *object) effect(format string, args ...any) {
+	if len(o.problems) > 0 {
+		slices.SortStableFunc(o.problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+		o.problems[0].Effect = "until this is fixed, " + fmt.Sprintf(format, args...)
+	}
 }
 
 func (o *object) notice(path, format string, args ...any) {
@@ -68,14 +91,24 @@ func (o *object) missing(path string) bool {
 // written reports whether a field was written, if only as an empty list. It is false for objects of the API.
 func (o *object) written(path string) bool { return o.lines != nil && !o.missing(path) }
 
-// broken reports whether there is a problem at path or below it.
+// broken reports whether there is a problem at path or below it. With more problems than are kept, there may be.
 func (o *object) broken(path string) bool {
-	return slices.ContainsFunc(o.problems, func(p Problem) bool { return within(p.Field, path) })
+	return o.full || slices.ContainsFunc(o.problems, func(p Problem) bool { return within(p.Field, path) })
 }
 
-// brokenAt reports whether a direct field of path is unknown: then nothing is certain about what was meant there.
-func (o *object) brokenAt(path string) bool {
-	return slices.ContainsFunc(o.problems, func(p Problem) bool { return p.Field == path || parent(p.Field) == path })
+// brokenAbove reports whether something that holds path could not be read, for instance because it is a list.
+func (o *object) brokenAbove(path string) bool {
+	return o.full || slices.ContainsFunc(o.problems, func(p Problem) bool {
+		return p.Field != "" && p.Field != path && within(path, p.Field)
+	})
+}
+
+// misnamed reports whether a field of the spec, or of the object itself, is unknown: it may have been meant as any
+// other field there.
+func (o *object) misnamed() bool {
+	return o.full || slices.ContainsFunc(o.problems, func(p Problem) bool {
+		return p.Message == unknownFieldMessage && (parent(p.Field) == "spec" || parent(p.Field) == "")
+	})
 }
 
 func within(path, root string) bool {

@@ -9,19 +9,25 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
-	"github.com/ringfence-project/ringfence/internal/label"
 )
 
-// checkName notes a name or namespace that the API server would refuse. Only a namespace that cannot be is a problem,
-// as it is matched by; any name is as good as another.
+// checkName notes a name or namespace that the API server would refuse. A name in capitals or with underscores is only
+// worth a notice, as no verdict depends on it; one that could be taken for something else is a problem.
 func (o *object) checkName() {
-	if o.key.Name == "" && !o.broken("metadata") {
-		o.problem("metadata.name", "", "required field is missing")
-	} else if o.key.Name != "" && !isDNSName(o.key.Name, 253) {
-		o.notice("metadata.name", "the API server would refuse the name %q: it wants at most 253 of a-z, 0-9, '-' and '.'", o.key.Name)
+	const want = "at most 253 of a-z, 0-9, '-' and '.', with a letter or digit at both ends"
+	switch name := o.key.Name; {
+	case name == "":
+		if !o.broken("metadata") {
+			o.problem("metadata.name", "", "required field is missing")
+		}
+	case isDNSName(name, 253):
+	case isDNSName(strings.ReplaceAll(strings.ToLower(name), "_", "-"), 253):
+		o.notice("metadata.name", "the API server would refuse the name %q: it wants %s", shorten(name), want)
+	default:
+		o.problem("metadata.name", "", "%q is no name: want %s", shorten(name), want)
 	}
 	if ns := o.key.Namespace; ns != "" && (!isDNSName(ns, 63) || strings.Contains(ns, ".")) {
-		o.problem("metadata.namespace", "", "%q is no name of a namespace: at most 63 of a-z, 0-9 and '-'", ns)
+		o.problem("metadata.namespace", "", "%q is no name of a namespace: want at most 63 of a-z, 0-9 and '-'", shorten(ns))
 	}
 }
 
@@ -44,26 +50,20 @@ func isDNSName(s string, most int) bool {
 
 func (b *Bundle) takeNamespace(o *object, n *corev1.Namespace) {
 	o.checkName()
-	labels, good := o.labels("metadata.labels", n.Labels)
-	if o.broken("metadata.name") || o.key.Name == "" || !b.once(o) {
-		return
-	}
-	if !good {
-		o.problems[0].Effect = "until this is fixed, the namespace has no label but " + cluster.NameLabel
-		labels = label.Set{}
-	}
-	labels, err := labels.With(cluster.NameLabel, n.Name)
+	labels, err := o.labels("metadata.labels", n.Labels).With(cluster.NameLabel, o.key.Name)
 	if err != nil {
 		o.problem("metadata.name", "", "%s", err)
+	}
+	if err != nil || o.broken("metadata.name") || !b.once(o) {
 		return
 	}
-	b.namespaces = append(b.namespaces, cluster.Namespace{Name: n.Name, Labels: labels})
+	o.effect("the namespace has no labels but %s", labels)
+	b.namespaces = append(b.namespaces, cluster.Namespace{Name: o.key.Name, Labels: labels})
 }
 
 func (b *Bundle) takeNode(o *object, n *corev1.Node) {
 	o.checkName()
-	labels, good := o.labels("metadata.labels", n.Labels)
-	node := cluster.Node{Name: n.Name, Labels: labels}
+	node := cluster.Node{Name: o.key.Name, Labels: o.labels("metadata.labels", n.Labels)}
 	for i, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
@@ -73,13 +73,12 @@ func (b *Bundle) takeNode(o *object, n *corev1.Node) {
 		}
 	}
 	ranges := o.podRanges(n)
-	if !good && len(o.problems) > 0 {
-		o.problems[0].Effect = "until this is fixed, the node has no labels"
+	if o.broken("metadata.name") || !b.once(o) {
+		return
 	}
-	if n.Name != "" && b.once(o) {
-		b.nodes = append(b.nodes, node)
-		b.podRanges = append(b.podRanges, ranges...)
-	}
+	o.effect("the node has the labels %q and the addresses %v", node.Labels, node.Addresses)
+	b.nodes = append(b.nodes, node)
+	b.podRanges = append(b.podRanges, ranges...)
 }
 
 func (o *object) podRanges(n *corev1.Node) []netip.Prefix {
@@ -125,9 +124,7 @@ func (b *Bundle) takeService(o *object, s *corev1.Service) {
 	if service.Type == "" {
 		service.Type = string(corev1.ServiceTypeClusterIP)
 	}
-	if _, good := o.labels("spec.selector", s.Spec.Selector); !good {
-		return
-	}
+	o.labels("spec.selector", s.Spec.Selector)
 	service.Headless = s.Spec.ClusterIP == corev1.ClusterIPNone
 	if !service.Headless {
 		service.ClusterIPs = o.clusterIPs(s)
@@ -135,7 +132,7 @@ func (b *Bundle) takeService(o *object, s *corev1.Service) {
 	for i, p := range s.Spec.Ports {
 		service.Ports = append(service.Ports, o.servicePort(at("spec.ports", i), p))
 	}
-	if !o.broken("spec") && o.key.Name != "" && b.once(o) {
+	if len(o.problems) == 0 && b.once(o) {
 		b.services = append(b.services, service)
 	}
 }

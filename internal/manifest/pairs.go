@@ -46,9 +46,7 @@ func (o *object) pairs(n *yaml.Node, path string) []pair {
 }
 
 func (o *object) mergedPairs(n *yaml.Node, path string) []pair {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
+	n = target(n)
 	switch n.Kind {
 	case yaml.MappingNode:
 		return o.pairs(n, path)
@@ -65,9 +63,7 @@ func (o *object) mergedPairs(n *yaml.Node, path string) []pair {
 
 // keyName is the key as text. A number is its digits, as in JSON; a boolean would silently become "true" or "false".
 func (o *object) keyName(key *yaml.Node, path string) (string, bool) {
-	if key.Kind == yaml.AliasNode {
-		key = key.Alias
-	}
+	key = target(key)
 	if key.Kind != yaml.ScalarNode {
 		o.problemAt(key.Line, path, "", "a key must be text, found %s", describe(key))
 		return "", false
@@ -82,29 +78,34 @@ func (o *object) keyName(key *yaml.Node, path string) (string, bool) {
 	return "", false
 }
 
-// get returns the value of one key, for looking at a document before its type is known.
+// get returns the value of one key, for looking at a document before its type is known; nil if it is not there.
 func get(n *yaml.Node, name string) *yaml.Node {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if key := n.Content[i]; key.Kind == yaml.ScalarNode && key.Value == name {
-			if v := n.Content[i+1]; v.Kind == yaml.AliasNode {
-				return v.Alias
-			}
-			return n.Content[i+1]
+	quiet := object{lines: map[string]int{}}
+	for _, p := range quiet.pairs(n, "") {
+		if p.name == name {
+			return target(p.value)
 		}
 	}
 	return nil
 }
 
-func textOf(n *yaml.Node) string {
-	if n != nil && n.Kind == yaml.ScalarNode {
-		if s, ok := scalar(n).(string); ok {
-			return s
-		}
+// target is the node that an alias stands for; any other node stands for itself.
+func target(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
 	}
-	return ""
+	return n
+}
+
+// textOf is the text of a scalar as it is written, whatever its type is; "" for anything else.
+func textOf(n *yaml.Node) string {
+	if n == nil || n.Kind != yaml.ScalarNode || scalar(n) == nil {
+		return ""
+	}
+	return n.Value
 }
 
 // mattering are the fields of workloads, pods, namespaces, nodes and services that can change a verdict. In those kinds
@@ -133,7 +134,11 @@ func (o *object) unknownField(key *yaml.Node, t reflect.Type, fields map[string]
 	case near != "":
 		o.problemAt(key.Line, path, fmt.Sprintf("did you mean %q?", near), unknownFieldMessage)
 	case strict:
-		slices.Sort(names)
-		o.problemAt(key.Line, path, "known here: "+list(names), unknownFieldMessage)
+		fix := ""
+		if len(names) <= 8 {
+			slices.Sort(names)
+			fix = "known here: " + list(names)
+		}
+		o.problemAt(key.Line, path, fix, unknownFieldMessage)
 	}
 }

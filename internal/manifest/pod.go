@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -13,13 +12,13 @@ import (
 
 func (b *Bundle) takePod(o *object, pod *corev1.Pod) {
 	o.checkName()
-	addresses, readable := o.podAddresses(pod)
-	e, good := o.endpoint("", &pod.ObjectMeta, &pod.Spec)
+	addresses := o.podAddresses(pod)
+	e := o.endpoint("", &pod.ObjectMeta, &pod.Spec)
 	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	if ended {
 		addresses = nil
 	}
-	if !good || !readable || o.key.Name == "" {
+	if len(o.problems) > 0 {
 		b.fenceUnreadable(o, addresses, pod.Spec.HostNetwork)
 		return
 	}
@@ -42,17 +41,13 @@ func (b *Bundle) fenceUnreadable(o *object, addresses []netip.Addr, hostNetwork 
 	for _, a := range addresses {
 		b.podRanges = append(b.podRanges, netip.PrefixFrom(a, a.BitLen()))
 	}
-	if len(o.problems) > 0 {
-		o.problems[0].Effect = fmt.Sprintf("until this is fixed, %s counts as an unknown pod, which no rule accepts by labels", addresses[0])
-	}
+	o.effect("%s counts as an unknown pod, which no rule accepts by labels", addresses[0])
 }
 
-func (o *object) podAddresses(pod *corev1.Pod) (addresses []netip.Addr, good bool) {
-	good = !o.broken("status.podIP") && !o.broken("status.podIPs") && !o.broken("status.phase")
+func (o *object) podAddresses(pod *corev1.Pod) []netip.Addr {
+	var addresses []netip.Addr
 	add := func(path, text string) {
-		a, ok := o.address(path, text)
-		good = good && ok
-		if ok && !slices.Contains(addresses, a) {
+		if a, ok := o.address(path, text); ok && !slices.Contains(addresses, a) {
 			addresses = append(addresses, a)
 		}
 	}
@@ -62,28 +57,24 @@ func (o *object) podAddresses(pod *corev1.Pod) (addresses []netip.Addr, good boo
 	for i, ip := range pod.Status.PodIPs {
 		add(at("status.podIPs", i)+".ip", ip.IP)
 	}
-	return addresses, good
+	return addresses
 }
 
-// endpoint is a pod or a pod template, whose fields stand below base. It is false if something that policy looks at
-// could not be read: a pod with the wrong labels is worse than none.
-func (o *object) endpoint(base string, meta *metav1.ObjectMeta, spec *corev1.PodSpec) (*cluster.Endpoint, bool) {
-	labels, good := o.labels(under(base, "metadata.labels"), meta.Labels)
-	e := &cluster.Endpoint{Key: o.key, Labels: labels, Node: spec.NodeName, HostNetwork: spec.HostNetwork, File: o.file, Line: o.line}
-	specPath := under(base, "spec")
-	before := len(o.problems)
+// endpoint is a pod or a pod template, whose fields stand below base. It counts only if no problem was noted: the API
+// server would refuse the object, and a pod with half its labels is worse than none.
+func (o *object) endpoint(base string, meta *metav1.ObjectMeta, spec *corev1.PodSpec) *cluster.Endpoint {
+	e := &cluster.Endpoint{Key: o.key, Labels: o.labels(under(base, "metadata.labels"), meta.Labels),
+		Node: spec.NodeName, HostNetwork: spec.HostNetwork, File: o.file, Line: o.line}
+	path := under(base, "spec")
+	for i, c := range spec.Containers {
+		e.Ports = append(e.Ports, o.containerPorts(at(path+".containers", i), c.Ports)...)
+	}
 	for i, c := range spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways { // a sidecar
-			e.Ports = append(e.Ports, o.containerPorts(at(specPath+".initContainers", i), c.Ports)...)
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways { // a sidecar runs on
+			e.Ports = append(e.Ports, o.containerPorts(at(path+".initContainers", i), c.Ports)...)
 		}
 	}
-	var ports []cluster.Port
-	for i, c := range spec.Containers {
-		ports = append(ports, o.containerPorts(at(specPath+".containers", i), c.Ports)...)
-	}
-	e.Ports = append(ports, e.Ports...)
-	good = good && len(o.problems) == before && !o.brokenPod(base)
-	return e, good
+	return e
 }
 
 func under(base, path string) string {
@@ -91,22 +82,6 @@ func under(base, path string) string {
 		return path
 	}
 	return base + "." + path
-}
-
-// brokenPod reports whether there is a problem in what policy looks at.
-func (o *object) brokenPod(base string) bool {
-	spec := under(base, "spec")
-	return slices.ContainsFunc(o.problems, func(p Problem) bool {
-		if within(p.Field, under(base, "metadata")) || p.Field == spec || p.Field == base || parent(p.Field) == spec || parent(p.Field) == base {
-			return true
-		}
-		for _, list := range []string{".containers", ".initContainers"} {
-			if within(p.Field, spec+list) && (parent(p.Field) == spec+list || within(parent(parent(parent(p.Field))), spec+list)) {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 func (o *object) containerPorts(path string, list []corev1.ContainerPort) []cluster.Port {

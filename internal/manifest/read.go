@@ -33,9 +33,7 @@ func (f fieldTables) of(t reflect.Type) map[string][]int {
 
 // read sets v, which is settable, from n. What does not fit is a problem, and the rest is read on.
 func (o *object) read(n *yaml.Node, v reflect.Value, path string) {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
+	n = target(n)
 	if n.Kind == yaml.ScalarNode && scalar(n) == nil {
 		return // as in JSON: null is the same as absent
 	}

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -43,37 +45,37 @@ func (b *Bundle) addPolicy(o *object, p policy.Policy, standIn func() policy.Pol
 		o.problem("", "", "not even a stand-in can be made, so nothing is denied: %s", err)
 		return
 	}
-	o.problems[0].Effect = effect(stand)
+	o.effect("%s", standInEffect(stand))
 	b.policies = append(b.policies, stand)
 }
 
-// effect says in words what a stand-in does.
-func effect(p *policy.Policy) string {
+// standInEffect says in words what a stand-in does.
+func standInEffect(p *policy.Policy) string {
 	var directions []string
 	for _, d := range flow.Directions {
 		if p.Isolates(d) || len(p.Rules(d)) > 0 {
 			directions = append(directions, d.String())
 		}
 	}
-	whom := "pods that match " + p.Subject.Pods.String()
-	if p.Subject.Pods.IsEverything() {
-		whom = "all pods"
+	s := "all pods"
+	if !p.Subject.Pods.IsEverything() {
+		s = "pods " + p.Subject.Pods.String()
 	}
-	switch {
-	case p.Namespace != "":
-		whom += " of namespace " + p.Namespace
-	case !p.Subject.Namespaces.IsEverything():
-		whom += " of namespaces that match " + p.Subject.Namespaces.String()
-	case p.Subject.Pods.IsEverything():
-		whom += " of all namespaces"
+	switch all := p.Subject.Namespaces.IsEverything(); {
+	case len(directions) == 0:
+		return "it does nothing, as it has no rules"
+	case !all && p.Tier == policy.Namespace:
+		s += " in namespace " + p.Namespace
+	case !all:
+		s += " in namespaces " + p.Subject.Namespaces.String()
 	}
-	verb := "until this is fixed, %s of %s is denied"
-	if p.Namespace != "" {
-		verb = "until this is fixed, %s of %s is denied unless another NetworkPolicy allows it"
+	s = "all " + strings.Join(directions, " and ") + " of " + s + " is denied"
+	if p.Tier == policy.Namespace {
+		s += " unless another NetworkPolicy allows it"
 	} else if p.Tier == policy.Baseline {
-		verb = "until this is fixed, %s of %s is denied by default (tier Baseline)"
+		s += " unless a NetworkPolicy isolates them"
 	}
-	return fmt.Sprintf(verb, strings.Join(directions, " and "), whom)
+	return s
 }
 
 // networkStandIn isolates what np selects, in its directions.
@@ -82,7 +84,7 @@ func (o *object) networkStandIn(np *networkingv1.NetworkPolicy) policy.Policy {
 	p.Subject = policy.Pods{Namespaces: o.readableNamespace(), Pods: o.readableSelector("spec.podSelector", &np.Spec.PodSelector)}
 	p.IsolatesIngress, p.IsolatesEgress = true, true
 	unsaid := len(np.Spec.PolicyTypes) == 0
-	if !o.broken("spec.policyTypes") && !o.problemAbove("spec.policyTypes") && !(unsaid && o.brokenAt("spec")) {
+	if !o.broken("spec.policyTypes") && !o.brokenAbove("spec.policyTypes") && !(unsaid && (o.misnamed() || o.broken("spec.egress"))) {
 		probe := &object{}
 		p.IsolatesIngress, p.IsolatesEgress = probe.policyTypes(np)
 	}
@@ -95,57 +97,61 @@ func (o *object) readableNamespace() label.Selector {
 	return probe.inNamespace(o.key.Namespace)
 }
 
-// problemAbove reports whether an object that holds path could not be read, for instance because it is a list.
-func (o *object) problemAbove(path string) bool {
-	for _, p := range o.problems {
-		if p.Field != path && p.Field != "apiVersion" && p.Field != "" && within(path, p.Field) {
-			return true
-		}
-	}
-	return false
-}
-
 // denyAll is the one rule of a stand-in for a cluster-wide policy.
 func denyAll(line int) []policy.Rule {
 	return []policy.Rule{{Action: policy.Deny, Peers: []policy.Peer{{Kind: policy.PeerAnyone}}, Line: line}}
 }
 
+// What can be told of a document that does not parse, in block or flow style.
 var (
-	kindLine      = regexp.MustCompile(`(?m)^\s*["']?kind["']?\s*:\s*["']?(\w+)`)
-	nameLine      = regexp.MustCompile(`(?m)^\s+["']?name["']?\s*:\s*["']?([a-z0-9.-]+)["',]*\s*$`)
-	namespaceLine = regexp.MustCompile(`(?m)^\s+["']?namespace["']?\s*:\s*["']?([a-z0-9-]+)["',]*\s*$`)
+	kindText      = regexp.MustCompile(`(?m)(?:^[ \t-]*|[{,]\s*)["']?kind["']?\s*:\s*["']?(\w+)`)
+	nameText      = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?name["']?\s*:\s*["']?([a-z0-9.-]+)["'}, \t\r]*$`)
+	namespaceText = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?namespace["']?\s*:\s*["']?([a-z0-9-]+)["'}, \t\r]*$`)
 )
 
-// takeUnreadable notes a document that cannot be parsed. If its text says that it is a policy, it gets a stand-in too.
+// takeUnreadable notes a document that cannot be parsed. Every policy that its text seems to hold gets a stand-in.
 func (b *Bundle) takeUnreadable(file string, c chunk, err error) {
-	at, ok := err.(placed)
+	why, ok := err.(placed)
 	if !ok {
-		at = placed{c.before + 1, err.Error()}
+		why = placed{c.before + 1, err.Error()}
 	}
-	o := &object{file: file, line: at.line, lines: map[string]int{}, types: b.types}
-	text := string(c.text)
-	o.kind = firstGroup(kindLine, text)
-	o.key = cluster.Key{Namespace: firstGroup(namespaceLine, text), Name: firstGroup(nameLine, text)}
-	info := kinds[o.kind]
-	if info.namespaced && o.key.Namespace == "" {
-		o.key.Namespace = "default"
+	fix := ""
+	if bytes.Contains(c.text, []byte("{{")) {
+		fix = renderFirst
 	}
-	if strings.Contains(text, "{{") {
-		o.problem("", `render it first, for instance with "helm template"`, "looks like a template, not like a manifest (%s)", at.text)
-	} else {
-		o.problem("", "", "%s", at.text)
+	kindsAt := kindText.FindAllSubmatchIndex(c.text, -1)
+	found := false
+	for i, m := range kindsAt {
+		kind := string(c.text[m[2]:m[3]])
+		if !kinds[kind].policy {
+			continue
+		}
+		found = true
+		end := len(c.text)
+		if i+1 < len(kindsAt) {
+			end = kindsAt[i+1][0]
+		}
+		o := &object{file: file, line: c.before + 1 + bytes.Count(c.text[:m[2]], []byte("\n")), lines: map[string]int{}, kind: kind}
+		o.key = cluster.Key{Namespace: firstGroup(namespaceText, c.text[m[0]:end]), Name: firstGroup(nameText, c.text[m[0]:end])}
+		o.problemAt(why.line, "", fix, "%s", why.text)
+		b.addPolicy(o, policy.Policy{}, func() policy.Policy { return o.blindStandIn(c.text[m[0]:end]) })
+		b.collect(o)
 	}
-	if info.policy {
-		b.addPolicy(o, policy.Policy{}, func() policy.Policy { return o.blindStandIn() })
+	if !found {
+		b.Report(Problem{File: file, Line: why.line, Message: why.text, Fix: fix})
 	}
-	b.collect(o)
 }
 
-// blindStandIn denies everything that a policy of this kind and namespace can be about.
-func (o *object) blindStandIn() policy.Policy {
+// blindStandIn denies everything that a policy of this kind and namespace can be about: every namespace's pods, if
+// the text has a namespace that cannot be told.
+func (o *object) blindStandIn(text []byte) policy.Policy {
 	all := policy.Pods{Namespaces: label.Everything(), Pods: label.Everything()}
 	if o.kind == "NetworkPolicy" {
-		all.Namespaces = o.readableNamespace()
+		told := o.key.Namespace != "" || !bytes.Contains(text, []byte("namespace:"))
+		o.key.Namespace = cmp.Or(o.key.Namespace, "default")
+		if told {
+			all.Namespaces = o.readableNamespace()
+		}
 		return policy.Policy{Tier: policy.Namespace, Subject: all, IsolatesEgress: true, IsolatesIngress: true}
 	}
 	tier := policy.Admin
@@ -155,9 +161,9 @@ func (o *object) blindStandIn() policy.Policy {
 	return policy.Policy{Tier: tier, Subject: all, Egress: denyAll(o.line), Ingress: denyAll(o.line)}
 }
 
-func firstGroup(re *regexp.Regexp, text string) string {
-	if m := re.FindStringSubmatch(text); m != nil {
-		return m[1]
+func firstGroup(re *regexp.Regexp, text []byte) string {
+	if m := re.FindSubmatch(text); m != nil {
+		return string(m[1])
 	}
 	return ""
 }

@@ -60,20 +60,21 @@ func (o *object) inNamespace(name string) label.Selector {
 	return sel
 }
 
-// labels is m as a label.Set, and whether all of it is good.
-func (o *object) labels(path string, m map[string]string) (label.Set, bool) {
-	good := !o.broken(path)
+// labels is m as a label.Set. One with a problem is empty.
+func (o *object) labels(path string, m map[string]string) label.Set {
 	for _, key := range slices.Sorted(maps.Keys(m)) {
 		if _, err := label.NewSet(map[string]string{key: m[key]}); err != nil {
 			o.problem(join(path, key), "", "%s", err)
-			good = false
 		}
 	}
-	if !good {
-		return label.Set{}, false
+	if o.broken(path) || o.brokenAbove(path) {
+		return label.Set{}
 	}
 	set, err := label.NewSet(m)
-	return set, err == nil
+	if err != nil { // each label was good alone
+		o.problem(path, "", "%s", err)
+	}
+	return set
 }
 
 // unknownWord is the problem of a value that is none of a few words.
@@ -109,7 +110,7 @@ func (o *object) prefix(path, text string) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// addresses reads IP addresses; bad ones are problems.
+// address reads an IP address.
 func (o *object) address(path, text string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(text)
 	if err != nil || a.Zone() != "" {

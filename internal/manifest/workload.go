@@ -26,15 +26,15 @@ type ownerKey struct {
 	cluster.Owner
 }
 
-func (o *object) ownerKey() ownerKey {
-	return ownerKey{o.key.Namespace, cluster.Owner{Kind: o.kind, Name: o.key.Name}}
+func (w *workload) ownerKey() ownerKey {
+	return ownerKey{w.Namespace, cluster.Owner{Kind: w.Kind, Name: w.Name}}
 }
 
 // addWorkload adds a controller whose template stands at base.
 func (b *Bundle) addWorkload(o *object, meta *metav1.ObjectMeta, base string, t *corev1.PodTemplateSpec, w workload) {
 	o.checkName()
-	e, good := o.endpoint(base, &t.ObjectMeta, &t.Spec)
-	if !good || o.key.Name == "" || !b.once(o) {
+	e := o.endpoint(base, &t.ObjectMeta, &t.Spec)
+	if len(o.problems) > 0 || !b.once(o) {
 		return
 	}
 	w.Key, w.Kind, w.Template = o.key, o.kind, e
@@ -42,7 +42,7 @@ func (b *Bundle) addWorkload(o *object, meta *metav1.ObjectMeta, base string, t 
 	w.nodeSelector = t.Spec.NodeSelector
 	b.workloads = append(b.workloads, w)
 	if owner := metav1.GetControllerOf(meta); owner != nil {
-		b.owners[o.ownerKey()] = cluster.Owner{Kind: owner.Kind, Name: owner.Name}
+		b.owners[w.ownerKey()] = cluster.Owner{Kind: owner.Kind, Name: owner.Name}
 	}
 }
 
@@ -56,7 +56,7 @@ func (o *object) checkSelector(s *metav1.LabelSelector, labels map[string]string
 	before := len(o.problems)
 	sel := o.selector("spec.selector", s)
 	set, err := label.NewSet(labels)
-	if len(o.problems) > before || err != nil || o.broken("spec.template.metadata") || o.broken("spec.selector") {
+	if len(o.problems) > before || err != nil {
 		return // noted where it is wrong
 	}
 	if r, unmet := sel.FirstUnmet(set); unmet {

@@ -47,7 +47,7 @@ type Action uint8
 const (
 	Deny Action = iota
 	Accept
-	Pass // go on with the next tier
+	Pass // go on with the next tier; after Baseline there is none, and no policy applies
 )
 
 // String is the name that manifests use.
@@ -203,7 +203,7 @@ func New(p Policy) (*Policy, error) {
 }
 
 func (r Rule) check(t Tier, d flow.Direction) error {
-	if r.Action > Pass || t == Namespace && r.Action != Accept || t == Baseline && r.Action == Pass {
+	if r.Action > Pass || t == Namespace && r.Action != Accept {
 		return fmt.Errorf("action %s has no place in tier %s", r.Action, t)
 	}
 	for _, p := range r.Peers {
