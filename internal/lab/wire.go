@@ -162,7 +162,10 @@ func wire(ctx context.Context, p *plan, node *netns.NS, hosts []*station) error 
 	if err != nil {
 		return err
 	}
-	return introduce(ctx, p, node, hosts)
+	if err := introduce(ctx, p, node, hosts); err != nil {
+		return err
+	}
+	return awaitLinks(ctx, p, node, hosts)
 }
 
 // inParallel runs several of worker, which share the numbers below n among them.
