@@ -1,0 +1,400 @@
+//go:build linux
+
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// A state is what our tables say, as far as the next change needs to know it.
+type state struct {
+	rules *ruleset.Ruleset // stripped
+	epoch int
+	// born is the generation that each row's log names.
+	born map[ruleset.RowID]uint64
+	// locals are the identities in localMap, and ranges the content of blockMap for each version of IP.
+	locals map[netip.Addr]ruleset.Identity
+	ranges [2][]addressRange
+	// users counts the addresses that are bound to each interface, and to each port of a bridge.
+	users map[ref]int
+	// inet and bridge say which tables there are.
+	inet, bridge bool
+}
+
+func emptyState() *state {
+	return &state{rules: ruleset.New(), epoch: firstEpoch, born: map[ruleset.RowID]uint64{},
+		locals: map[netip.Addr]ruleset.Identity{}, users: map[ref]int{}}
+}
+
+// An editor turns the difference of two rulesets into changes of our tables. It reads and keeps up to date everything
+// in the state but the ruleset, which is the new one already.
+type editor struct {
+	*state
+	to   sink
+	opts Options
+	undo []func()
+}
+
+// edit carries out ops, which lead from before (as far as ops speak of it) to the state's ruleset.
+func (e *editor) edit(before *ruleset.Ruleset, ops []ruleset.Op) error {
+	if !e.inet {
+		e.createInet()
+	}
+	dirty := [2]bool{}
+	for _, op := range ops {
+		if err := e.op(before, op, &dirty); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+	}
+	for v := range 2 {
+		if dirty[v] {
+			e.setBlocks(v)
+		}
+	}
+	if dirty != [2]bool{} {
+		e.setIdentitiesOfLocals()
+	}
+	e.dropUnusedBridge()
+	e.to.setRules(ref{inet, "state"}, stateRules(e.rules.Generation))
+	return nil
+}
+
+func (e *editor) op(before *ruleset.Ruleset, op ruleset.Op, dirty *[2]bool) error {
+	switch op.Kind {
+	case ruleset.AddRow:
+		e.addRow(op.Row, op.Value)
+	case ruleset.DeleteRow:
+		e.deleteRow(op.Row, before.Rows[op.Row])
+	case ruleset.SetDefault, ruleset.DeleteDefault:
+		_, was := before.Defaults[op.Subject]
+		e.setDefault(op, was)
+	case ruleset.SetPair, ruleset.DeletePair:
+		_, was := before.Pairs[ruleset.Pair{Subject: op.Subject, Peer: op.Peer}]
+		e.replace(peersMap(op.Subject), number(uint32(op.Peer)), was, op.Kind == ruleset.SetPair,
+			number(ruleset.RowBase+uint32(op.Row)))
+	case ruleset.SetAddress, ruleset.DeleteAddress:
+		_, was := before.Addresses[op.Prefix]
+		e.setAddress(op, was, dirty)
+	case ruleset.SetLocal, ruleset.DeleteLocal:
+		return e.setLocal(op, before.Locals[op.Prefix.Addr()])
+	}
+	return nil
+}
+
+// replace sets a key, which may be there with another value, or deletes it.
+func (e *editor) replace(d mapDef, key string, was, is bool, value string) {
+	if was {
+		e.to.del(d, key)
+	}
+	if is {
+		e.to.put(d, key, value)
+	}
+}
+
+// createInet makes the table with all that is always in it.
+func (e *editor) createInet() {
+	e.to.addTable(inet)
+	for _, d := range fixedMaps(inet) {
+		e.to.addMap(d)
+	}
+	for _, p := range flow.PortProtocols {
+		e.to.put(portedSet, string([]byte{byte(p)}), "")
+	}
+	e.addChains(append(fixedChains(), judging(e.epoch)...))
+	e.set(&e.inet, true)
+}
+
+// addChains makes chains whose rules may lead to each other.
+func (e *editor) addChains(chains []chainDef) {
+	for _, c := range chains {
+		e.to.addChain(chainDef{ref: c.ref, hook: c.hook})
+	}
+	for _, c := range chains {
+		e.to.setRules(c.ref, c.rules)
+	}
+}
+
+// nextEpoch makes judge forget what it accepted.
+func (e *editor) nextEpoch(epoch int) {
+	for _, c := range judging(epoch) {
+		e.to.setRules(c.ref, c.rules)
+	}
+	old := e.epoch
+	e.epoch = epoch
+	e.undo = append(e.undo, func() { e.epoch = old })
+}
+
+func (e *editor) set(what *bool, to bool) {
+	old := *what
+	*what = to
+	e.undo = append(e.undo, func() { *what = old })
+}
+
+func (e *editor) addRow(id ruleset.RowID, row ruleset.Row) {
+	born, ok := e.born[id]
+	if !ok {
+		born = e.rules.Generation
+		e.born[id] = born
+		e.undo = append(e.undo, func() { delete(e.born, id) })
+	}
+	for _, p := range flow.PortProtocols {
+		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
+			e.to.addMap(portsSet(id, p))
+			for _, r := range ranges {
+				e.to.put(portsSet(id, p), string(r[:]), "")
+			}
+		}
+	}
+	e.to.addChain(chainDef{ref{inet, rowChain(id)}, nil, rowRules(id, row, born, e.opts)})
+	e.to.put(rowsMap, number(ruleset.RowBase+uint32(id)), "goto "+rowChain(id))
+}
+
+func (e *editor) deleteRow(id ruleset.RowID, row ruleset.Row) {
+	e.to.del(rowsMap, number(ruleset.RowBase+uint32(id)))
+	e.to.dropChain(ref{inet, rowChain(id)})
+	for _, p := range flow.PortProtocols {
+		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
+			e.to.dropMap(portsSet(id, p))
+		}
+	}
+	born := e.born[id]
+	delete(e.born, id)
+	e.undo = append(e.undo, func() { e.born[id] = born })
+}
+
+func (e *editor) setDefault(op ruleset.Op, was bool) {
+	s, chain := op.Subject, ref{inet, subjectChain(op.Subject)}
+	key := number(uint32(s.Identity))
+	switch {
+	case op.Kind == ruleset.DeleteDefault:
+		e.to.del(subjectsMap(s.Direction), key)
+		e.to.dropChain(chain)
+		e.to.dropMap(peersMap(s))
+	case was:
+		e.to.setRules(chain, subjectRules(s, op.Row))
+	default:
+		e.to.addMap(peersMap(s))
+		e.to.addChain(chainDef{chain, nil, subjectRules(s, op.Row)})
+		e.to.put(subjectsMap(s.Direction), key, "jump "+chain.name)
+	}
+}
+
+func (e *editor) setAddress(op ruleset.Op, was bool, dirty *[2]bool) {
+	v, set, value := version(op.Prefix.Addr()), op.Kind == ruleset.SetAddress, number(uint32(op.Identity))
+	if !op.Prefix.IsSingleIP() {
+		dirty[v] = true
+		e.replace(prefixMap(v), prefixKey(op.Prefix), was, set, value)
+		return
+	}
+	a := op.Prefix.Addr()
+	e.replace(identityMap(v), string(a.AsSlice()), was, set, value)
+	if _, local := e.locals[a]; local {
+		e.setIdentityOfLocal(a)
+	}
+}
+
+func prefixKey(p netip.Prefix) string { return string(p.Addr().AsSlice()) + number(uint32(p.Bits())) }
+
+func version(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
+}
+
+// setIdentitiesOfLocals follows a change of blocks, in which pods can be that have no identity of their own.
+func (e *editor) setIdentitiesOfLocals() {
+	for a := range maps.Keys(e.locals) {
+		e.setIdentityOfLocal(a)
+	}
+}
+
+// setIdentityOfLocal makes a pod's entry in localMap what the ruleset says; a is a local address.
+func (e *editor) setIdentityOfLocal(a netip.Addr) {
+	old, was := e.locals[a]
+	id := e.rules.IdentityOf(a)
+	if was && old == id {
+		return
+	}
+	e.replace(localMap(version(a)), string(a.AsSlice()), was, true, number(uint32(id)))
+	e.locals[a] = id
+	e.undo = append(e.undo, func() {
+		if was {
+			e.locals[a] = old
+		} else {
+			delete(e.locals, a)
+		}
+	})
+}
+
+func (e *editor) setLocal(op ruleset.Op, old ruleset.Attachment) error {
+	a := op.Prefix.Addr()
+	if op.Kind == ruleset.SetLocal {
+		if err := checkAttachment(op.Attachment); err != nil {
+			return err
+		}
+		e.setIdentityOfLocal(a)
+		e.attach(a, old, op.Attachment)
+		return nil
+	}
+	id := e.locals[a]
+	e.to.del(localMap(version(a)), string(a.AsSlice()))
+	delete(e.locals, a)
+	e.undo = append(e.undo, func() { e.locals[a] = id })
+	e.attach(a, old, ruleset.Attachment{})
+	return nil
+}
+
+func checkAttachment(at ruleset.Attachment) error {
+	for _, n := range []string{at.Interface, at.Port} {
+		if len(n) >= interfaceNameSize {
+			return fmt.Errorf("interface name %q is longer than %d bytes", n, interfaceNameSize-1)
+		}
+	}
+	if at.Interface == "" && at.Port != "" {
+		return fmt.Errorf("port %q has no bridge: give the attachment's interface", at.Port)
+	}
+	return nil
+}
+
+// attach moves an address from one place to another; an empty name is no place.
+func (e *editor) attach(a netip.Addr, from, to ruleset.Attachment) {
+	if from == to {
+		return
+	}
+	e.bind(inet, a, from.Interface, to.Interface)
+	if to.Port != "" && !e.bridge {
+		e.createBridge()
+	}
+	if e.bridge {
+		e.bind(bridge, a, from.Port, to.Port)
+	}
+}
+
+// bind moves an address from one interface to another in one of the tables.
+func (e *editor) bind(family byte, a netip.Addr, from, to string) {
+	if from == to {
+		return
+	}
+	v, key := version(a), string(a.AsSlice())
+	if from != "" {
+		e.to.del(bindingSet(family, v), key+interfaceName(from))
+		e.use(ref{family, from}, -1)
+	}
+	if from == "" || to == "" {
+		e.replace(boundSet(family, v), key, from != "", to != "", "")
+	}
+	if to != "" {
+		e.use(ref{family, to}, 1)
+		e.to.put(bindingSet(family, v), key+interfaceName(to), "")
+	}
+}
+
+// use counts the addresses that are bound to an interface, which is in the set of interfaces while there are any.
+func (e *editor) use(r ref, by int) {
+	old := e.users[r]
+	e.users[r] += by
+	e.undo = append(e.undo, func() { e.users[r] = old })
+	switch set, key := interfaceSet(r.family), interfaceName(r.name); {
+	case old == 0:
+		e.to.put(set, key, "")
+	case e.users[r] == 0:
+		e.to.del(set, key)
+		delete(e.users, r)
+	}
+}
+
+// dropUnusedBridge deletes the bridge table if no pod is plugged into a bridge any more.
+func (e *editor) dropUnusedBridge() {
+	if !e.bridge {
+		return
+	}
+	for r := range e.users {
+		if r.family == bridge {
+			return
+		}
+	}
+	e.to.dropTable(bridge)
+	e.set(&e.bridge, false)
+}
+
+func (e *editor) createBridge() {
+	e.to.addTable(bridge)
+	for _, d := range fixedMaps(bridge) {
+		e.to.addMap(d)
+	}
+	e.addChains(bridgeChains())
+	e.set(&e.bridge, true)
+}
+
+const interfaceNameSize = 16
+
+func interfaceName(s string) string {
+	b := make([]byte, interfaceNameSize)
+	copy(b, s)
+	return string(b)
+}
+
+// readNumber is the inverse of number; 0 if somebody made a map of another type.
+func readNumber(s string) uint32 {
+	if len(s) != 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32([]byte(s))
+}
+
+// pick returns the part of r that ops speak of.
+func pick(r *ruleset.Ruleset, ops []ruleset.Op) *ruleset.Ruleset {
+	part := ruleset.New()
+	restore(part, r, ops)
+	return part
+}
+
+// restore makes the part of r that ops speak of what it is in from.
+func restore(r, from *ruleset.Ruleset, ops []ruleset.Op) {
+	r.Generation = from.Generation
+	for _, op := range ops {
+		switch op.Kind {
+		case ruleset.AddRow, ruleset.DeleteRow:
+			carry(r.Rows, from.Rows, op.Row)
+		case ruleset.SetDefault, ruleset.DeleteDefault:
+			carry(r.Defaults, from.Defaults, op.Subject)
+		case ruleset.SetPair, ruleset.DeletePair:
+			carry(r.Pairs, from.Pairs, ruleset.Pair{Subject: op.Subject, Peer: op.Peer})
+		case ruleset.SetAddress, ruleset.DeleteAddress:
+			carry(r.Addresses, from.Addresses, op.Prefix)
+		case ruleset.SetLocal, ruleset.DeleteLocal:
+			carry(r.Locals, from.Locals, op.Prefix.Addr())
+		}
+	}
+}
+
+// carry makes to have for k what from has.
+func carry[K comparable, V any](to, from map[K]V, k K) {
+	if v, ok := from[k]; ok {
+		to[k] = v
+	} else {
+		delete(to, k)
+	}
+}
+
+// strippedOps leaves out what no packet depends on.
+func strippedOps(ops []ruleset.Op) []ruleset.Op {
+	kept := make([]ruleset.Op, 0, len(ops))
+	for _, op := range ops {
+		switch op.Kind {
+		case ruleset.AddRule, ruleset.DeleteRule:
+			continue
+		case ruleset.AddRow:
+			op.Value = op.Value.Stripped()
+		}
+		kept = append(kept, op)
+	}
+	return kept
+}

@@ -1,0 +1,128 @@
+//go:build linux
+
+package nft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// An epoch is a label of connections: the bit that judge puts on what it accepts. It is one of the highest labels there
+// are, which nobody else seems to use.
+const (
+	firstEpoch = 112
+	lastEpoch  = 127
+	labelBytes = 16
+)
+
+// Names that golang.org/x/sys/unix does not have.
+const (
+	ctaTupleOrig  = 1  // CTA_TUPLE_ORIG
+	ctaID         = 12 // CTA_ID
+	ctaZone       = 18 // CTA_ZONE
+	ctaLabels     = 22 // CTA_LABELS
+	ctaLabelsMask = 23 // CTA_LABELS_MASK
+	ctMessageNew  = 0  // IPCTNL_MSG_CT_NEW
+	ctMessageGet  = 1  // IPCTNL_MSG_CT_GET
+)
+
+// freshEpoch returns an epoch that no connection is labelled with. used are the epochs that rules in force name.
+//
+// Epochs come one after the other, and those after the current one are clean. At the end, and where it is not known
+// what is clean, all labels but the used ones are taken from all connections: nothing puts them on again.
+func (d *Dataplane) freshEpoch(used []int) (int, error) {
+	if len(used) == 1 && used[0] < lastEpoch {
+		return used[0] + 1, nil
+	}
+	next, mask := 0, make([]byte, labelBytes)
+	for e := lastEpoch; e >= firstEpoch; e-- {
+		if !slices.Contains(used, e) {
+			next, mask = e, or(mask, labelBit(e))
+		}
+	}
+	if next == 0 {
+		return 0, fmt.Errorf("rules name all %d epochs: delete table %s", lastEpoch-firstEpoch+1, d.opts.Table)
+	}
+	if err := d.conn.clearLabels(mask); err != nil {
+		return 0, fmt.Errorf("clear labels of connections: %w", err)
+	}
+	return next, nil
+}
+
+func or(a, b []byte) []byte {
+	c := bytes.Clone(a)
+	for i := range c {
+		c[i] |= b[i]
+	}
+	return c
+}
+
+// clearLabels takes the labels in mask from all connections.
+func (s *socket) clearLabels(mask []byte) error {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		list, err := s.dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, family, nil)
+		if err != nil {
+			return fmt.Errorf("list: %w", supported(err))
+		}
+		var updates []netlink.Message
+		for _, m := range list {
+			if len(m.Data) < headerLen {
+				continue
+			}
+			connection := parse(m.Data[headerLen:])
+			if labels := connection[ctaLabels]; len(labels) == labelBytes && bytes.ContainsFunc(and(labels, mask), notZero) {
+				updates = append(updates, clearing(family, connection, mask))
+			}
+		}
+		for part := range slices.Chunk(updates, 512) {
+			if err := s.update(part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func and(a, b []byte) []byte {
+	c := bytes.Clone(a)
+	for i := range c {
+		c[i] &= b[i]
+	}
+	return c
+}
+
+func notZero(r rune) bool { return r != 0 }
+
+// clearing changes a connection's labels under mask to none. The connection is found by its tuple and zone, and by its
+// number, so that one which took its place meanwhile is left alone.
+func clearing(family byte, connection map[uint16][]byte, mask []byte) netlink.Message {
+	body := attrs(nil).nest(ctaTupleOrig, connection[ctaTupleOrig])
+	for _, kind := range []uint16{ctaID, ctaZone} {
+		if b := connection[kind]; b != nil {
+			body = body.bytes(kind, b)
+		}
+	}
+	body = body.bytes(ctaLabels, make([]byte, labelBytes)).bytes(ctaLabelsMask, mask)
+	return netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
+		Data:   append(header(family, 0), body...),
+	}
+}
+
+// update sends changes of connections. One that has ended meanwhile is no error.
+func (s *socket) update(messages []netlink.Message) error {
+	if _, err := s.conn.SendMessages(messages); err != nil {
+		return fmt.Errorf("update: %w", err)
+	}
+	for range messages {
+		if _, err := s.conn.Receive(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("update: %w", supported(err))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,413 @@
+//go:build linux
+
+// Package nft enforces rulesets with nftables, over netlink.
+//
+// One table of ours, of the inet family, holds constant rules that look connections up in maps; what changes is data.
+// Here is what happens to the first packet of a connection, and to its next one after a change that may forbid it:
+//
+//	postrouting, input   has the connection the label of the current epoch? then accept
+//	judge                local address of the client → its subject's chain out_N; of the server → in_N
+//	out_N, in_N          address of the other end → identity → peers_out_N, peers_in_N → row; else the default row
+//	row_N                protocol and the server's port → return to judge, or count, log and drop
+//	judge                put the epoch's label on the connection and accept
+//
+// Everything is looked up of the connection, not of the packet: the client is the source of its original direction
+// and the server the source of its replies, whatever addresses were translated. The scratch register between look-ups
+// is the packet's priority, which is therefore lost on packets that are judged (its mark is others').
+//
+// A transaction of nftables is atomic, but a packet that is under way while it commits may see rules from before it and
+// maps from after it. It may then be judged wrongly, once, and gets the label of the epoch before: where that matters
+// the epoch has changed, and the connection's next packet is judged anew.
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// DefaultTable is the name of our tables.
+const DefaultTable = "ringfence"
+
+// Options are what a Dataplane can be told. The zero value enforces in the process's own network namespace and
+// reports no denials.
+type Options struct {
+	NetNS int    // file descriptor of the network namespace to enforce in; 0 is the process's own
+	Table string // name of our tables; empty is DefaultTable
+	// LogGroup is the NFLOG group that denials are reported through; each group has one reader in a namespace. 0 logs
+	// nothing.
+	LogGroup uint16
+	// LogRate is how many denials a second each row logs, for each direction; 0 is all. What is not logged is counted.
+	LogRate uint
+}
+
+// Dataplane is a dataplane.Dataplane. The state that it finds in the kernel is adopted by the first call that needs it.
+type Dataplane struct {
+	opts    Options
+	conn    *socket
+	notices *socket // what others change; looked at when a transaction finds that somebody did
+	denials *denialLog
+
+	state      *state // nil if it is not known
+	generation uint32 // of nftables, when state was read or written
+
+	mu   sync.Mutex
+	ours map[uint32]bool // the ports of our sockets, by which the kernel names whoever made a change
+}
+
+var _ dataplane.Dataplane = (*Dataplane)(nil)
+
+// New opens a dataplane. It changes nothing in the kernel.
+func New(o Options) (*Dataplane, error) {
+	if o.Table == "" {
+		o.Table = DefaultTable
+	}
+	d := &Dataplane{opts: o, ours: map[uint32]bool{}}
+	err := d.open()
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Dataplane) open() (err error) {
+	if err = d.dial(); err != nil {
+		return err
+	}
+	if d.notices, err = listen(d.opts.NetNS); err != nil {
+		return err
+	}
+	if d.opts.LogGroup != 0 {
+		d.denials, err = openDenialLog(d.opts.NetNS, d.opts.LogGroup)
+	}
+	return err
+}
+
+// dial opens the socket that changes are made through.
+func (d *Dataplane) dial() error {
+	conn, err := dial(d.opts.NetNS)
+	if err != nil {
+		return err
+	}
+	d.conn = conn
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ours[conn.conn.PID()] = true
+	return nil
+}
+
+// Close lets go of the kernel's sockets. What is in force stays in force.
+func (d *Dataplane) Close() error {
+	var errs []error
+	for _, s := range []*socket{d.conn, d.notices} {
+		if s != nil {
+			errs = append(errs, s.close())
+		}
+	}
+	if d.denials != nil {
+		errs = append(errs, d.denials.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Remove deletes our tables, and nothing else. Nothing is enforced afterwards.
+func (d *Dataplane) Remove(ctx context.Context) error {
+	return d.retry(ctx, func() ([]netlink.Message, error) {
+		img, generation, err := d.conn.read(d.opts.Table, false)
+		if err != nil {
+			return nil, err
+		}
+		d.state, d.generation = nil, generation
+		b := &batch{table: d.opts.Table}
+		for family := range img.tables {
+			b.dropTable(family)
+		}
+		return b.done(), nil
+	})
+}
+
+// retry commits what prepare returns; if somebody else committed since prepare looked, it starts again.
+func (d *Dataplane) retry(ctx context.Context, prepare func() ([]netlink.Message, error)) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		messages, err := prepare()
+		if err != nil || len(messages) == 0 {
+			return err
+		}
+		err = d.commit(messages)
+		if !errors.Is(err, errStale) {
+			return err
+		}
+	}
+}
+
+// commit sends a transaction for the generation of nftables that we know. After an error the socket may hold answers
+// that belong to it, so it is replaced.
+func (d *Dataplane) commit(messages []netlink.Message) error {
+	err := d.conn.commit(messages, d.generation)
+	if err == nil {
+		d.generation++ // the kernel counts commits, and ours was the next one
+		if d.generation == 0 {
+			d.generation = 1
+		}
+		return nil
+	}
+	if errors.Is(err, errUnanswered) {
+		d.state = nil
+	}
+	return errors.Join(err, d.conn.close(), d.dial())
+}
+
+// Replace implements dataplane.Dataplane.
+func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
+	if err := r.Check(); err != nil {
+		return fmt.Errorf("replace: %w", err)
+	}
+	var next *state
+	err := d.retry(ctx, func() ([]netlink.Message, error) {
+		d.state = nil
+		img, generation, err := d.conn.read(d.opts.Table, false)
+		if err != nil {
+			return nil, err
+		}
+		d.generation = generation
+		b := &batch{table: d.opts.Table}
+		d.clear(b, img)
+		next = emptyState()
+		if next.epoch, err = d.freshEpoch(img.epochs()); err != nil {
+			return nil, err
+		}
+		if err := next.become(r.Stripped(), b, d.opts); err != nil {
+			return nil, err
+		}
+		return b.done(), nil
+	})
+	if err != nil {
+		return fmt.Errorf("replace: %w", err)
+	}
+	d.state = next
+	return nil
+}
+
+// become fills an empty state, and what it is written to, with a ruleset.
+func (s *state) become(r *ruleset.Ruleset, to sink, o Options) error {
+	s.rules = r
+	e := editor{state: s, to: to, opts: o}
+	return e.edit(ruleset.New(), ruleset.Diff(ruleset.New(), r).Ops)
+}
+
+// clear deletes everything that is in our tables, except base chains that are as they should be: packets pass them all
+// the time. Everything is made again in the same transaction.
+func (d *Dataplane) clear(b *batch, img *image) {
+	if _, ok := img.tables[bridge]; ok {
+		b.dropTable(bridge)
+	}
+	if _, ok := img.tables[inet]; !ok {
+		return
+	}
+	hooks := newImage()
+	for _, c := range append(fixedChains(), judging(firstEpoch)...) {
+		hooks.addChain(c)
+	}
+	b.addTable(inet)
+	b.flushTable(inet)
+	for _, r := range union(img.maps, nil) {
+		if r.family == inet {
+			b.dropMap(mapDef{ref: r})
+		}
+	}
+	for _, r := range union(img.chains, nil) {
+		if have := img.chains[r].hook; r.family == inet && (have == "" || have != hooks.chains[r].hook) {
+			b.dropChain(r)
+		}
+	}
+}
+
+// Apply implements dataplane.Dataplane. A delta that is too large for one transaction (see sendBuffer) fails and
+// changes nothing.
+func (d *Dataplane) Apply(ctx context.Context, delta ruleset.Delta) error {
+	err := d.know(ctx)
+	if err == nil {
+		err = d.apply(ctx, delta)
+	}
+	if errors.Is(err, errUnsure) {
+		if err = d.verify(); err == nil {
+			err = d.apply(ctx, delta)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	return nil
+}
+
+func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
+	if in := d.state.rules.Generation; in != delta.From {
+		return fmt.Errorf("generation %d is in force, not %d, which the delta starts from: %w", in, delta.From, dataplane.ErrDrift)
+	}
+	ops := strippedOps(delta.Ops)
+	before := pick(d.state.rules, ops)
+	err := ruleset.Apply(d.state.rules, ruleset.Delta{From: delta.From, To: delta.To, Ops: ops})
+	if err == nil {
+		err = d.enforce(ctx, before, pick(d.state.rules, ops), delta.Tightens)
+	}
+	if err != nil && d.state != nil {
+		restore(d.state.rules, before, ops)
+	}
+	return err
+}
+
+// enforce carries the difference of two parts of rulesets to the kernel; the state's ruleset is the new one already.
+func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset, tightens bool) error {
+	b := &batch{table: d.opts.Table}
+	e := editor{state: d.state, to: b, opts: d.opts}
+	err := d.moveEpoch(&e, tightens)
+	if err == nil {
+		err = e.edit(before, ruleset.Diff(before, after).Ops)
+	}
+	if err == nil {
+		err = d.retry(ctx, func() ([]netlink.Message, error) { return b.done(), d.catchUp(ctx) })
+	}
+	if err != nil {
+		for i := len(e.undo) - 1; i >= 0; i-- {
+			e.undo[i]()
+		}
+	}
+	return err
+}
+
+func (d *Dataplane) moveEpoch(e *editor, tightens bool) error {
+	used := []int{e.epoch}
+	if !e.inet {
+		used = nil // the table was never there, or was deleted: nobody knows what labels connections have
+	} else if !tightens {
+		return nil
+	}
+	next, err := d.freshEpoch(used)
+	if err != nil {
+		return err
+	}
+	if e.inet {
+		e.nextEpoch(next)
+	} else {
+		e.epoch = next
+	}
+	return nil
+}
+
+// Realized implements dataplane.Dataplane.
+func (d *Dataplane) Realized(ctx context.Context) (*ruleset.Ruleset, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := d.verify(); err != nil {
+		return nil, fmt.Errorf("read back: %w", err)
+	}
+	return d.state.rules.Clone(), nil
+}
+
+// know makes sure that the state is known.
+func (d *Dataplane) know(ctx context.Context) error {
+	if err := ctx.Err(); err != nil || d.state != nil {
+		return err
+	}
+	return d.verify()
+}
+
+// verify reads our tables and compares them with what we know to have written or, if we know nothing, with what we
+// would have written had we put in force what they mean.
+func (d *Dataplane) verify() error {
+	img, generation, err := d.conn.read(d.opts.Table, true)
+	if err != nil {
+		return err
+	}
+	found, err := adopt(img, d.opts)
+	known := d.state
+	d.state, d.generation = found, generation
+	if err != nil {
+		d.state = nil
+		return err
+	}
+	if known != nil && (!known.rules.Equal(found.rules) || known.rules.Generation != found.rules.Generation ||
+		known.epoch != found.epoch || known.inet != found.inet) {
+		d.state = nil
+		return fmt.Errorf("table %s is not what was put in force last: %w", d.opts.Table, dataplane.ErrDrift)
+	}
+	return nil
+}
+
+// adopt makes a state of an image.
+func adopt(img *image, o Options) (*state, error) {
+	s := emptyState()
+	if len(img.tables) == 0 {
+		return s, nil
+	}
+	var rules *ruleset.Ruleset
+	rules, s.epoch, s.born = img.decode()
+	want := newImage()
+	err := rules.Check()
+	if err == nil {
+		err = s.become(rules, want, o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w: %w", o.Table, err, dataplane.ErrDrift)
+	}
+	if wrong := differences(want, img); len(wrong) > 0 {
+		if more := len(wrong) - 5; more > 0 {
+			wrong = append(wrong[:5], fmt.Sprintf("and %d more", more))
+		}
+		return nil, fmt.Errorf("table %s: %s: %w", o.Table, strings.Join(wrong, "; "), dataplane.ErrDrift)
+	}
+	return s, nil
+}
+
+// errUnsure: somebody may have changed our tables, and we did not see what.
+var errUnsure = errors.New("too many changes of nftables to follow")
+
+// noticeTime is how long a notice may take that the kernel sends at the end of a transaction.
+const noticeTime = time.Second
+
+// catchUp looks, after somebody committed to nftables, whether our tables were touched.
+func (d *Dataplane) catchUp(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	generation, err := d.conn.generation()
+	if err != nil || generation == d.generation {
+		return err
+	}
+	if err := d.notices.conn.SetReadDeadline(time.Now().Add(noticeTime)); err != nil {
+		return err
+	}
+	for at := uint32(0); at != generation; {
+		datagram, err := d.notices.receive()
+		if errors.Is(err, unix.ENOBUFS) || errors.Is(err, os.ErrDeadlineExceeded) {
+			return errUnsure
+		}
+		if err != nil {
+			return fmt.Errorf("listen to changes of nftables: %w", err)
+		}
+		n := d.readNotice(datagram)
+		if n.foreign != "" {
+			d.state = nil
+			return fmt.Errorf("somebody else did: %s: %w", n.foreign, dataplane.ErrDrift)
+		}
+		if n.commit != 0 {
+			at = n.commit
+		}
+	}
+	d.generation = generation
+	return nil
+}

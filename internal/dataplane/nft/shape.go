@@ -1,0 +1,350 @@
+//go:build linux
+
+package nft
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// The families of our two tables.
+const (
+	inet   byte = unix.NFPROTO_INET
+	bridge byte = unix.NFPROTO_BRIDGE
+)
+
+// A ref names a map or a chain.
+type ref struct {
+	family byte
+	name   string
+}
+
+// A kind is what a map's keys or values are.
+type kind struct {
+	fields []nftables.SetDatatype
+	order  uint32 // hostByteOrder or bigByteOrder; nft prints by it
+}
+
+var (
+	address4  = kind{[]nftables.SetDatatype{nftables.TypeIPAddr}, bigByteOrder}
+	address6  = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr}, bigByteOrder}
+	classID   = kind{[]nftables.SetDatatype{nftables.TypeClassID}, hostByteOrder}
+	port      = kind{[]nftables.SetDatatype{nftables.TypeInetService}, bigByteOrder}
+	protocol  = kind{[]nftables.SetDatatype{nftables.TypeInetProto}, bigByteOrder}
+	name      = kind{[]nftables.SetDatatype{nftables.TypeIFName}, hostByteOrder}
+	verdicts  = kind{[]nftables.SetDatatype{nftables.TypeVerdict}, 0}
+	prefix4   = kind{[]nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeMark}, 0}
+	prefix6   = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr, nftables.TypeMark}, 0}
+	binding4  = kind{[]nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIFName}, 0}
+	binding6  = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr, nftables.TypeIFName}, 0}
+	nothing   = kind{}
+	prefixes  = [2]kind{prefix4, prefix6}
+	addresses = [2]kind{address4, address6}
+	bindings  = [2]kind{binding4, binding6}
+)
+
+// A mapDef is a map, or a set if it has no values.
+type mapDef struct {
+	ref
+	key, value kind
+	interval   bool // keys are ranges: first and last, one behind the other
+}
+
+func (d mapDef) holdsVerdicts() bool {
+	return len(d.value.fields) == 1 && d.value.fields[0] == nftables.TypeVerdict
+}
+
+// The maps of which there is one for each subject or row.
+func peersMap(s ruleset.Subject) mapDef {
+	return mapDef{ref{inet, fmt.Sprintf("peers_%s_%d", short(s.Direction), s.Identity)}, classID, classID, false}
+}
+
+func portsSet(id ruleset.RowID, p flow.Protocol) mapDef {
+	return mapDef{ref{inet, fmt.Sprintf("ports_%d_%s", id, p)}, port, nothing, true}
+}
+
+// The maps of which there is one for each address family; 0 is IPv4 and 1 is IPv6.
+func localMap(v int) mapDef { return mapDef{versioned("local", v), addresses[v], classID, false} }
+func identityMap(v int) mapDef {
+	return mapDef{versioned("identities", v), addresses[v], classID, false}
+}
+func blockMap(v int) mapDef { return mapDef{versioned("blocks", v), addresses[v], classID, true} }
+
+// prefixMap is not for packets: it remembers the prefixes that the ranges of blockMap were made of, for reading back.
+func prefixMap(v int) mapDef { return mapDef{versioned("prefixes", v), prefixes[v], classID, false} }
+
+func boundSet(family byte, v int) mapDef {
+	return mapDef{ref{family, versioned("bound", v).name}, addresses[v], nothing, false}
+}
+
+func bindingSet(family byte, v int) mapDef {
+	return mapDef{ref{family, versioned("bindings", v).name}, bindings[v], nothing, false}
+}
+
+func versioned(s string, v int) ref { return ref{inet, s + string("46"[v])} }
+
+func subjectsMap(d flow.Direction) mapDef {
+	return mapDef{ref{inet, "subjects_" + short(d)}, classID, verdicts, false}
+}
+
+var rowsMap = mapDef{ref{inet, "rows"}, classID, verdicts, false}
+
+// interfaceSet holds the interfaces of the node that pods are plugged into, or, in the bridge table, the ports.
+func interfaceSet(family byte) mapDef { return mapDef{ref{family, "interfaces"}, name, nothing, false} }
+
+// portedSet is constant: the protocols that have ports which policies can name.
+var portedSet = mapDef{ref{inet, "ported"}, protocol, nothing, false}
+
+func short(d flow.Direction) string {
+	if d == flow.Egress {
+		return "out"
+	}
+	return "in"
+}
+
+func subjectChain(s ruleset.Subject) string {
+	return fmt.Sprintf("%s_%d", short(s.Direction), s.Identity)
+}
+func rowChain(id ruleset.RowID) string { return fmt.Sprintf("row_%d", id) }
+
+// fixedMaps are the maps of a table that are always there.
+func fixedMaps(family byte) []mapDef {
+	var defs []mapDef
+	if family == inet {
+		for v := range 2 {
+			defs = append(defs, localMap(v), identityMap(v), blockMap(v), prefixMap(v))
+		}
+		defs = append(defs, subjectsMap(flow.Ingress), subjectsMap(flow.Egress), rowsMap, portedSet)
+	}
+	for v := range 2 {
+		defs = append(defs, boundSet(family, v), bindingSet(family, v))
+	}
+	return append(defs, interfaceSet(family))
+}
+
+// A hook is where a base chain sees packets.
+type hook struct {
+	number   uint32
+	priority int32
+}
+
+// A chainDef is a chain with its rules. One without a hook is only entered from others.
+type chainDef struct {
+	ref
+	hook  *hook
+	rules []rule
+}
+
+// srcnat is where source translation happens: we look at packets just before it, so that a reply still has the
+// server's own address, and a request the client's.
+const srcnat = 100
+
+// raw comes before connection tracking, so that a packet with a false address makes no entry.
+const raw = -300
+
+// notLocal is in the scratch for addresses that are not our pods': no identity is as large.
+const notLocal = 0xffffffff
+
+// fixedChains are the chains of our table whose rules never change.
+func fixedChains() []chainDef {
+	return []chainDef{
+		{ref{inet, "state"}, nil, nil}, // see stateRules
+		{ref{inet, "antispoof"}, &hook{unix.NF_INET_PRE_ROUTING, raw}, []rule{
+			does(loadMeta(expr.MetaKeyIIFNAME), in("interfaces"), goTo("from_pod")),
+			// Nobody else may claim a pod's address. Packets of the node itself do not pass here.
+			does(loadSource(0), in("bound4"), count(), drop()),
+			does(loadSource(1), in("bound6"), count(), drop()),
+		}},
+		{ref{inet, "from_pod"}, nil, append(fromBoundAddress(ipVersion), does(count(), drop()))},
+		// Nothing but chance or an attack makes packets that fit no connection (the reply to an echo that nobody sent,
+		// TCP null, xmas and lone RST): all expressions on connections miss on them, so they must not go further.
+		dropChain("invalid", loadSource, loadDestination),
+		// An ICMP error is judged as part of the connection that it speaks of, and carries its label. Where that is
+		// missing, the connection was not judged since the last tightening, and its own next packet will be.
+		dropChain("stale", connectionEnd(original), connectionEnd(reply)),
+		untrackedChain(),
+		peerChain("client", original, "source"), peerChain("server", reply, "destination"),
+		{ref{inet, "source"}, nil, setFrom(0, nil, loadSource)}, {ref{inet, "destination"}, nil, setFrom(0, nil, loadDestination)},
+	}
+}
+
+// dropChain drops what has a local address at one of its ends.
+func dropChain(name string, ends ...func(v int) []expression) chainDef {
+	return chainDef{ref{inet, name}, nil, append(setFrom(notLocal, localMap, ends...),
+		does(loadScratch(), isNot(host32(notLocal)...), count(), drop()), does(scratch(0), accept()))}
+}
+
+// untrackedChain judges packets that somebody exempted from connection tracking, each on its own addresses.
+func untrackedChain() chainDef {
+	rules := setFrom(notLocal, localMap, loadSource)
+	rules = append(rules, does(loadScratch(), follow("subjects_out")))
+	rules = append(rules, setFrom(notLocal, localMap, loadDestination)...)
+	rules = append(rules, does(loadScratch(), follow("subjects_in")), does(scratch(0), accept()))
+	return chainDef{ref{inet, "untracked"}, nil, rules}
+}
+
+// peerChain leaves the identity of one end of the connection in the scratch.
+func peerChain(name string, direction int, untracked string) chainDef {
+	return chainDef{ref{inet, name}, nil, append(
+		[]rule{does(inState(expr.CtStateBitUNTRACKED), goTo(untracked))},
+		setFrom(0, nil, connectionEnd(direction))...)}
+}
+
+// setFrom fills the scratch: with the value that a map has for an address, else with miss. Without a map, the value is
+// an identity: that of the longest block, and over it that of the address itself.
+//
+// The first rule is not to be left out: a miss leaves the scratch as it was, and that is what the sender put there, as
+// a packet starts with the priority that its TOS says. After it a miss may well leave what an earlier rule found: all
+// of them look at addresses of this one end.
+func setFrom(miss uint32, of func(v int) mapDef, loads ...func(v int) []expression) []rule {
+	rules := []rule{does(scratch(miss))}
+	for _, load := range loads {
+		for v := range 2 {
+			if of != nil {
+				rules = append(rules, does(load(v), mapped(of(v).name), setScratch()))
+				continue
+			}
+			rules = append(rules, does(load(v), mapped(blockMap(v).name), setScratch()),
+				does(load(v), mapped(identityMap(v).name), setScratch()))
+		}
+	}
+	return rules
+}
+
+// connectionEnd loads the address of the client (the source of the original direction) or of the server (the source of
+// the replies): right before and after any translation, and the same for packets of both directions.
+func connectionEnd(direction int) func(v int) []expression {
+	return func(v int) []expression { return loadCt([]uint32{ctSrcIP, ctSrcIP6}[v], direction) }
+}
+
+// judging is the part of the table that names the epoch: a new epoch rewrites it.
+func judging(epoch int) []chainDef {
+	node := then(loadMeta(expr.MetaKeyIIF), is(host32(0)...))
+	return []chainDef{
+		{ref{inet, "postrouting"}, &hook{unix.NF_INET_POST_ROUTING, srcnat - 5}, []rule{
+			does(hasLabel(epoch), accept()),
+			// The node reaches every pod. Only what was made on the node has no interface that it came in by: that is
+			// a fact of the packet, where its source address is only a claim.
+			does(node, inDirection(original), setLabel(epoch), accept()),
+			does(node, inState(expr.CtStateBitRELATED|expr.CtStateBitUNTRACKED), accept()),
+			does(goTo("judge")),
+		}},
+		// What a pod sends to its node does not pass postrouting.
+		{ref{inet, "input"}, &hook{unix.NF_INET_LOCAL_IN, -5}, []rule{
+			does(hasLabel(epoch), accept()),
+			does(inDirection(reply), accept()), // the node is the client
+			does(goTo("judge")),
+		}},
+		{ref{inet, "judge"}, nil, judgeRules(epoch)},
+	}
+}
+
+func judgeRules(epoch int) []rule {
+	icmpError := func(p flow.Protocol) rule {
+		return does(inState(expr.CtStateBitRELATED), loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), goTo("stale"))
+	}
+	rules := []rule{
+		// Neighbour discovery is never tracked and has to live. It is never forwarded either, which its hop limit
+		// proves, so that no other packet can dress up as it.
+		does(ipVersion(1), loadMeta(expr.MetaKeyL4PROTO), is(byte(flow.ICMPv6)), loadICMPType(), between(133, 137),
+			payload(expr.PayloadBaseNetworkHeader, 7, 1), is(255), accept()),
+		does(inState(expr.CtStateBitINVALID), goTo("invalid")),
+		does(inState(expr.CtStateBitUNTRACKED), goTo("untracked")),
+		icmpError(flow.ICMP), icmpError(flow.ICMPv6),
+	}
+	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(original))...)
+	rules = append(rules, does(loadScratch(), follow("subjects_out")))
+	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(reply))...)
+	return append(rules, does(loadScratch(), follow("subjects_in")),
+		does(setLabel(epoch), scratch(0), accept()))
+}
+
+// subjectRules find the row of a subject and the peer at the other end. Row numbers are above all identities, so an
+// identity that has no row of its own is no key of rows either, and falls to the default.
+func subjectRules(s ruleset.Subject, def ruleset.RowID) []rule {
+	peer := "client"
+	if s.Direction == flow.Egress {
+		peer = "server"
+	}
+	return []rule{
+		does(jump(peer)),
+		does(loadScratch(), mapped(peersMap(s).name), setScratch()),
+		does(loadScratch(), follow(rowsMap.name)),
+		does(goTo(rowChain(def))),
+	}
+}
+
+// rowRules return to the judge what the row allows and drop the rest. born is the generation to name in the log.
+func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []rule {
+	if row.Equal(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})) {
+		return []rule{does(back())}
+	}
+	var tracked, untracked []rule
+	for _, p := range flow.PortProtocols {
+		ranges := allowed(row.Segments(p))
+		if len(ranges) == 0 {
+			continue
+		}
+		is := then(loadMeta(expr.MetaKeyL4PROTO), is(byte(p)))
+		if ranges[0] == allPorts {
+			tracked = append(tracked, does(is, back()))
+			continue
+		}
+		set := in(portsSet(id, p).name)
+		tracked = append(tracked, does(is, loadCt(ctProtoSrc, reply), set, back()))
+		untracked = append(untracked, does(inState(expr.CtStateBitUNTRACKED), is,
+			payload(expr.PayloadBaseTransportHeader, 2, 2), set, back()))
+	}
+	if row.Other.Verdict == flow.Allow {
+		tracked = append(tracked, does(loadMeta(expr.MetaKeyL4PROTO), notIn(portedSet.name), back()))
+	}
+	return append(append(tracked, untracked...), denial(id, born, o)...)
+}
+
+// denial counts, logs and drops. The log says which way the packet went, as only then a reader knows which end is the
+// server; a packet without a connection counts as going there.
+func denial(id ruleset.RowID, born uint64, o Options) []rule {
+	if o.LogGroup == 0 {
+		return []rule{does(count(), drop())}
+	}
+	log := func(direction byte) []expression {
+		var limit []expression
+		if o.LogRate > 0 {
+			limit = limited(o.LogRate)
+		}
+		return then(limit, logged(logPrefix(born, id, direction), o.LogGroup))
+	}
+	return []rule{
+		does(count()),
+		does(inDirection(reply), log('r')),
+		does(inDirection(reply), drop()),
+		does(log('o')),
+		does(drop()),
+	}
+}
+
+// stateRules keep, where operators can see it, which generation is in force.
+func stateRules(generation uint64) []rule {
+	return []rule{{steps: count(), comment: fmt.Sprintf("generation %d", generation)}}
+}
+
+// A portRange is what portsSet holds: first and last port, big-endian.
+type portRange [4]byte
+
+var allPorts = portRange{0, 0, 0xff, 0xff}
+
+func allowed(segments []ruleset.Segment) []portRange {
+	var ranges []portRange
+	for _, s := range segments {
+		if s.Verdict == flow.Allow {
+			ranges = append(ranges, portRange{byte(s.First >> 8), byte(s.First), byte(s.Last >> 8), byte(s.Last)})
+		}
+	}
+	return ranges
+}
