@@ -177,7 +177,7 @@ func (r *runner) matrixParties(refs []string) ([]cluster.Party, error) {
 		}
 		all = append(all, found...)
 	}
-	if refs == nil {
+	if len(refs) == 0 {
 		for _, e := range r.state.Endpoints() {
 			all = append(all, r.state.PartyOf(e, netip.Addr{}))
 		}
