@@ -105,8 +105,9 @@ func denyAll(line int) []policy.Rule {
 // What can be told of a document that does not parse, in block or flow style.
 var (
 	kindText      = regexp.MustCompile(`(?m)(?:^[ \t-]*|[{,]\s*)["']?kind["']?\s*:\s*["']?(\w+)`)
-	nameText      = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?name["']?\s*:\s*["']?([a-z0-9.-]+)["'}, \t\r]*$`)
-	namespaceText = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?namespace["']?\s*:\s*["']?([a-z0-9-]+)["'}, \t\r]*$`)
+	nameText      = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?name["']?\s*:\s*["']?([a-z0-9.-]+)["']?\s*(?:[,}]|$)`)
+	namespaceText = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?namespace["']?\s*:\s*["']?([a-z0-9-]+)["']?\s*(?:[,}]|$)`)
+	namespaceKey  = regexp.MustCompile(`\bnamespace["']?\s*:`)
 )
 
 // takeUnreadable notes a document that cannot be parsed. Every policy that its text seems to hold gets a stand-in.
@@ -147,7 +148,7 @@ func (b *Bundle) takeUnreadable(file string, c chunk, err error) {
 func (o *object) blindStandIn(text []byte) policy.Policy {
 	all := policy.Pods{Namespaces: label.Everything(), Pods: label.Everything()}
 	if o.kind == "NetworkPolicy" {
-		told := o.key.Namespace != "" || !bytes.Contains(text, []byte("namespace:"))
+		told := o.key.Namespace != "" || !namespaceKey.Match(text)
 		o.key.Namespace = cmp.Or(o.key.Namespace, "default")
 		if told {
 			all.Namespaces = o.readableNamespace()
