@@ -49,14 +49,14 @@ type column struct {
 	to, services []string
 }
 
-func (c column) String() string { return nameOf(c.to) + ":" + strings.Join(c.services, ",") }
+func (c column) String() string { return nameOf(c.to) + ":" + fewJoined(c.services, 5, ",") }
 
 // nameOf joins the names of what looks alike.
 func nameOf(names []string) string {
 	if len(names) == 1 {
 		return names[0]
 	}
-	return "outside (" + few(names, 3, "") + ")"
+	return "outside (" + few(names, 2, "") + ")"
 }
 
 func byGroup(p Point) string { return p.Group }
@@ -70,15 +70,18 @@ func byNamespace(p Point) string {
 }
 
 // newGrid sums up results whose points fall together by what name gives, in the order of the results, which is that
-// of the pods' names.
-func newGrid(results []Result, name func(Point) string) *grid {
+// of the pods' names. service names what was asked for; what it names "" is left out.
+func newGrid(results []Result, name func(Point) string, service func(Result) string) *grid {
 	type target struct{ to, service string }
 	rows, columns := newIndex[string](), newIndex[target]()
 	targetsOf := newIndex[string]()
 	cells := map[[2]int]cell{}
 	for _, r := range results {
-		to := name(r.To)
-		at := [2]int{rows.of(name(r.From)), columns.of(target{to, service(r)})}
+		to, what := name(r.To), service(r)
+		if what == "" {
+			continue
+		}
+		at := [2]int{rows.of(name(r.From)), columns.of(target{to, what})}
 		targetsOf.of(to)
 		cells[at] = cells[at].add(r)
 	}

@@ -3,6 +3,7 @@ package lab
 import (
 	"cmp"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 
@@ -67,6 +68,7 @@ type plan struct {
 	node     host
 	outside  host
 	pods     []host // without those on the node's network
+	other    cluster.Port
 	notices  []string
 }
 
@@ -91,11 +93,14 @@ func newPlan(o cluster.Objects, t Topology, extra []cluster.Port) (*plan, error)
 	return p, nil
 }
 
-// chooseRanges takes the pod ranges that the cluster names, the first of each family, or our own.
+// chooseRanges takes the pod ranges that the cluster names, the first of each family that has room for all pods, or
+// our own: all pods run on one node here.
 func (p *plan) chooseRanges(o *cluster.Objects) {
 	p.ranges = podRanges
 	for i := range p.ranges {
-		at := slices.IndexFunc(o.PodRanges, func(r netip.Prefix) bool { return r.Addr().Is4() == (i == 0) })
+		at := slices.IndexFunc(o.PodRanges, func(r netip.Prefix) bool {
+			return familyOf(r.Addr()) == i && r.Addr().BitLen()-r.Bits() > bits.Len(uint(len(o.Endpoints)+3))
+		})
 		if at >= 0 {
 			p.ranges[i] = o.PodRanges[at].Masked()
 		}
@@ -121,7 +126,7 @@ func (p *plan) placeNodes(o *cluster.Objects) {
 		var addresses []netip.Addr
 		for family := range next {
 			given := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool {
-				return a.Is4() == (family == 0) && isHostAddress(a) && !p.ranges[family].Contains(a)
+				return familyOf(a) == family && isHostAddress(a) && !p.ranges[family].Contains(a)
 			})
 			if given >= 0 {
 				addresses = append(addresses, n.Addresses[given])
@@ -158,10 +163,7 @@ func (p *plan) placePods(o *cluster.Objects) {
 		o.Endpoints[i] = &pod
 		var families [2]bool
 		for _, a := range e.Addresses {
-			family := 1
-			if a.Is4() {
-				family = 0
-			}
+			family := familyOf(a)
 			switch {
 			case pod.HostNetwork:
 			case !p.usable(a) || taken[a] || families[family]:
@@ -212,7 +214,8 @@ func (p *plan) attachments() map[cluster.Key]ruleset.Attachment {
 // nobody speaks of.
 func (p *plan) placePorts(o *cluster.Objects, extra []cluster.Port) {
 	in, out := policyPorts(o, flow.Ingress), policyPorts(o, flow.Egress)
-	extra = append(slices.Clone(extra), otherPort(o, extra))
+	p.other = otherPort(o, extra)
+	extra = append(slices.Clone(extra), p.other)
 	p.node.listen = append(p.node.listen, p.bounded(out, "egress")...)
 	p.outside.listen = p.bounded(out, "")
 	for i := range p.pods {

@@ -10,8 +10,9 @@ import (
 // Report is what came of probing a lab.
 type Report struct {
 	Topology   string
-	Enforced   bool // by a dataplane; without one, everything should get through
-	Pods       int  // with a network of their own
+	Enforced   bool   // by a dataplane; without one, everything should get through
+	Pods       int    // with a network of their own
+	OtherPort  uint16 // of TCP, on which everybody listens and of which nobody speaks; 0 if it was not probed
 	Results    []Result
 	Skipped    []Skip
 	Notices    []string // what was adapted to make a lab of these manifests

@@ -42,7 +42,7 @@ func result(from, to string, port uint16, o Outcome, by flow.Rule, want flow.Ver
 
 func smallReport() *Report {
 	none := flow.Rule{}
-	return &Report{Topology: "routed", Enforced: true, Pods: 3, Timings: Timings{Boot: 120 * time.Millisecond, Probe: 1500 * time.Millisecond},
+	return &Report{Topology: "routed", Enforced: true, Pods: 3, OtherPort: 65000, Timings: Timings{Boot: 120 * time.Millisecond, Probe: 1500 * time.Millisecond},
 		Skipped: []Skip{{"sctp", 4, "no sockets"}}, Notices: []string{"pod shop/db-1 moved"},
 		Results: []Result{
 			result("shop/web-1", "shop/db-1", 5432, Answered, none, flow.Allow, allowDB),
@@ -67,12 +67,13 @@ node/n                                ✓   ·
 outside (203.0.113.10, 192.0.2.255)   !   ·
 192.0.3.0                             ✗   ·
    1  shop/db:5432/tcp
-   2  shop/db:65000/tcp,icmp
+   2  shop/db:other,icmp
 ✓ reached   ✗ denied   ± both, by replica, port or family   ! not what the policies say   · not probed
+other: port 65000/tcp, which nobody declares
 
 Denied by
   shop/deny-all ingress (deny.yaml:7): 5 probes
-      shop/web -> shop/db:65000/tcp, shop/web -> shop/db:icmp, 192.0.3.0 -> shop/db:5432/tcp
+      shop/web -> shop/db:other,icmp, 192.0.3.0 -> shop/db:5432/tcp
 
 note: pod shop/db-1 moved
 skipped: 4 probes of sctp: no sockets

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -85,6 +86,9 @@ func (l *Lab) record(r *Result, landed landing) {
 
 func (l *Lab) report(m *matrix) *Report {
 	r := &Report{Topology: l.plan.topology.String(), Enforced: l.enforcer != nil, Pods: len(l.pods), Results: m.probes, Skipped: m.skipped,
-		Notices: append(append([]string(nil), l.plan.notices...), m.notices...), Timings: l.timings, LostEvents: l.denials.lostSoFar()}
+		Notices: slices.Concat(l.plan.notices, m.notices), Timings: l.timings, LostEvents: l.denials.lostSoFar()}
+	if slices.ContainsFunc(m.probes, func(x Result) bool { return x.Tuple.Port == l.plan.other.Number }) {
+		r.OtherPort = l.plan.other.Number
+	}
 	return r
 }

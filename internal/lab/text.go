@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,8 +14,9 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
-// maxBoxes is how many boxes a person still reads; a matrix with more is drawn by namespace, or as a list.
-const maxBoxes = 400
+// maxBoxes is how many boxes a person still reads; a matrix with more is drawn without
+// what nobody declares, then by namespace, then as a list.
+const maxBoxes = 450
 
 // Text writes the report for people: the reachability matrix, the denials by policy, what is not as it should be,
 // and one line at the end that says it all.
@@ -67,23 +69,47 @@ func (p *printer) mark(c cell) string {
 }
 
 func (p *printer) reachability(r *Report) {
-	for _, by := range []func(Point) string{byGroup, byNamespace} {
-		g := newGrid(r.Results, by)
+	declared := func(x Result) string {
+		if s := r.service(x); x.Tuple.Protocol.HasPorts() && s != other {
+			return s
+		}
+		return ""
+	}
+	for _, try := range []struct {
+		name    func(Point) string
+		service func(Result) string
+		title   string
+	}{
+		{byGroup, r.service, "Who reaches what"},
+		{byGroup, declared, "Who reaches what of what is declared"},
+		{byNamespace, r.service, "Who reaches what, by namespace"},
+	} {
+		g := newGrid(r.Results, try.name, try.service)
 		if len(g.rows)*len(g.columns) <= maxBoxes && len(g.rows) > 1 {
-			p.grid(g)
+			p.grid(g, try.title)
+			p.legend(r)
 			return
 		}
 	}
-	p.list(newGrid(r.Results, byGroup))
+	p.list(newGrid(r.Results, byGroup, r.service))
+	p.legend(r)
+}
+
+func (p *printer) legend(r *Report) {
+	p.linef("✓ reached   ✗ denied   ± both, by replica, port or family   ! not what the policies say   · not probed")
+	if r.OtherPort != 0 {
+		p.linef("other: port %d/tcp, which nobody declares", r.OtherPort)
+	}
+	p.linef("")
 }
 
 // grid draws rows of sources and numbered columns of destinations, whose names come below.
-func (p *printer) grid(g *grid) {
+func (p *printer) grid(g *grid, title string) {
 	width := 0
 	for _, row := range g.rows {
 		width = max(width, utf8.RuneCountInString(nameOf(row.names)))
 	}
-	p.linef("%s", p.paint(bold, "Who reaches what"))
+	p.linef("%s", p.paint(bold, title))
 	fmt.Fprintf(p, "%*s", width, "")
 	for i := range g.columns {
 		fmt.Fprintf(p, "%4d", i+1)
@@ -99,7 +125,6 @@ func (p *printer) grid(g *grid) {
 	for i, c := range g.columns {
 		p.linef("%4d  %s", i+1, c)
 	}
-	p.linef("✓ reached   ✗ denied   ± both, by replica, port or family   ! not what the policies say   · not probed\n")
 }
 
 // list says for each destination who reaches it.
@@ -117,7 +142,6 @@ func (p *printer) list(g *grid) {
 		}
 		p.linef("  %s  <-  %s", column, few(names, 8, "nobody"))
 	}
-	p.linef("")
 }
 
 // few joins the first n of names.
@@ -125,19 +149,26 @@ func few(names []string, n int, none string) string {
 	if len(names) == 0 {
 		return none
 	}
+	return fewJoined(names, n, ", ")
+}
+
+func fewJoined(names []string, n int, by string) string {
 	if len(names) > n {
-		return strings.Join(names[:n], ", ") + fmt.Sprintf(" and %d more", len(names)-n)
+		return strings.Join(names[:n], by) + fmt.Sprintf(" and %d more", len(names)-n)
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(names, by)
+}
+
+// victims are what one rule denied.
+type victims struct {
+	rule  flow.Rule
+	count int // of probes
+	pairs *index[[2]string]
+	what  [][]string // of each pair: what was asked for
 }
 
 // denials lists who denied what.
 func (p *printer) denials(r *Report) {
-	type victims struct {
-		rule  flow.Rule
-		count int
-		names []string
-	}
 	byRule := map[flow.Rule]*victims{}
 	for _, x := range r.Results {
 		if x.Outcome != Denied {
@@ -145,23 +176,16 @@ func (p *printer) denials(r *Report) {
 		}
 		v := byRule[x.Rule]
 		if v == nil {
-			v = &victims{rule: x.Rule}
+			v = &victims{rule: x.Rule, pairs: newIndex[[2]string]()}
 			byRule[x.Rule] = v
 		}
-		v.count++
-		if name := x.From.Group + " -> " + x.To.Group + ":" + service(x); !slices.Contains(v.names, name) {
-			v.names = append(v.names, name)
-		}
+		v.add(x.From.Group, x.To.Group, r.service(x))
 	}
 	if len(byRule) == 0 {
 		return
 	}
-	var all []*victims
-	for _, v := range byRule {
-		all = append(all, v)
-	}
-	slices.SortFunc(all, func(a, b *victims) int {
-		return cmp.Or(cmp.Compare(a.rule.Place(), b.rule.Place()), cmp.Compare(a.rule.String(), b.rule.String()))
+	all := slices.SortedFunc(maps.Values(byRule), func(a, b *victims) int {
+		return cmp.Or(cmp.Compare(a.rule.File, b.rule.File), cmp.Compare(a.rule.Line, b.rule.Line), cmp.Compare(a.rule.String(), b.rule.String()))
 	})
 	p.linef("%s", p.paint(bold, "Denied by"))
 	for _, v := range all {
@@ -170,20 +194,45 @@ func (p *printer) denials(r *Report) {
 			rule = "no policy's rule"
 		}
 		p.linef("  %s: %s", rule, plural(v.count, "probe"))
-		p.linef("      %s", few(v.names, 4, ""))
+		p.linef("      %s", few(v.names(), 2, ""))
 	}
 	p.linef("")
 }
 
-// service is "80/tcp" or "icmp": what the probe asked for. Both families of ICMP are one to a reader.
-func service(r Result) string {
-	switch {
-	case r.Tuple.Protocol == flow.ICMPv6:
-		return flow.ICMP.String()
-	case !r.Tuple.Protocol.HasPorts():
-		return r.Tuple.Protocol.String()
+func (v *victims) add(from, to, service string) {
+	v.count++
+	i := v.pairs.of([2]string{from, to})
+	if i == len(v.what) {
+		v.what = append(v.what, nil)
 	}
-	return fmt.Sprintf("%d/%s", r.Tuple.Port, r.Tuple.Protocol)
+	if !slices.Contains(v.what[i], service) {
+		v.what[i] = append(v.what[i], service)
+	}
+}
+
+func (v *victims) names() []string {
+	var names []string
+	for i, pair := range v.pairs.items {
+		names = append(names, pair[0]+" -> "+pair[1]+":"+fewJoined(v.what[i], 5, ","))
+	}
+	return names
+}
+
+// other is the name of the port that nobody declares.
+const other = "other"
+
+// service is "80/tcp", "icmp" or "other": what the probe asked for. Both families of ICMP are one to a reader.
+func (r *Report) service(x Result) string {
+	switch t := x.Tuple; {
+	case t.Protocol == flow.ICMPv6:
+		return flow.ICMP.String()
+	case !t.Protocol.HasPorts():
+		return t.Protocol.String()
+	case t.Protocol == flow.TCP && t.Port == r.OtherPort:
+		return other
+	default:
+		return fmt.Sprintf("%d/%s", t.Port, t.Protocol)
+	}
 }
 
 func (p *printer) remarks(r *Report) {
