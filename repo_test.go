@@ -37,6 +37,7 @@ var mayImport = map[string]string{
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
 	"internal/dataplane/nft":           "flow ruleset dataplane netns",
 	"internal/netns":                   "",
+	"internal/conntrack":               "flow netns",
 	"internal/engine":                  "flow cluster ruleset compile dataplane",
 	"internal/lab":                     "label flow policy cluster eval ruleset compile dataplane engine netns",
 	"internal/cluster/clustertest":     "label flow policy cluster",
