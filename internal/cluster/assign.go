@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// AssignAddresses gives every pod with a network of its own one address of each family that it lacks, out of v4 and
+// AssignAddresses gives every living pod with a network of its own one address of each family that it lacks, out of v4 and
 // v6; an invalid prefix leaves out its family. The result depends on o only: pods are served in the order of their
 // keys, lowest address first, and what a pod, a node or another pod has already is kept and not given out. The
 // first address of a prefix is left to its gateway. Endpoints are copied before they are changed, and the prefixes
@@ -22,7 +22,7 @@ func AssignAddresses(o *Objects, v4, v6 netip.Prefix) error {
 		prefix = prefix.Masked()
 		pool := addressPool{prefix: prefix, next: prefix.Addr().Next(), taken: taken}
 		for i, e := range o.Endpoints {
-			if e.HostNetwork || hasFamily(e.Addresses, prefix.Addr().Is4()) {
+			if e.HostNetwork || e.Ended || hasFamily(e.Addresses, prefix.Addr().Is4()) {
 				continue
 			}
 			a, err := pool.take()

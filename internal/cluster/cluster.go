@@ -49,6 +49,7 @@ type Endpoint struct {
 	Addresses   []netip.Addr // its podIPs; none for a pod that has none yet or has ended
 	Node        string       // where it runs, "" if not yet known
 	HostNetwork bool         // it shares its node's addresses, and policy sees the node
+	Ended       bool         // it ran to its end (Succeeded, Failed) and has given its addresses back
 	Ports       []Port
 	Owner       Owner
 	Created     time.Time // decides who owns an address that was given out twice: the newest

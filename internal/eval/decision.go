@@ -24,10 +24,10 @@ func (d Decision) Flow() flow.Decision {
 		}
 	}
 	f := flow.Decision{Verdict: d.Verdict}
-	if d.Ingress != nil {
-		f.Rule = d.Ingress.Rule
-	} else if d.Egress != nil {
-		f.Rule = d.Egress.Rule
+	for _, s := range []*Side{d.Egress, d.Ingress} {
+		if s != nil && !s.Rule.IsZero() {
+			f.Rule = s.Rule
+		}
 	}
 	return f
 }

@@ -59,6 +59,6 @@
 // # Attribution of the whole
 //
 // Decision.Flow: if egress denies, the direction is Egress and the rule is egress's; else if ingress denies, Ingress
-// and ingress's rule; else Allow, no direction, and the rule of ingress if that was judged, else of egress if that
-// was judged, else the zero Rule.
+// and ingress's rule; else Allow, no direction, and the rule that accepted at ingress, else the one that
+// accepted at egress, else (no policy said anything at either end) the zero Rule.
 package eval

@@ -133,7 +133,7 @@ func TestNetworkPolicy(t *testing.T) {
 		{name: "allowed by both: ingress is told", policies: many(npEgress("out", "app=web", accept(anyone)), np("in", "app=db", accept(web))),
 			from: "shop/web", to: "shop/db", port: 1, want: "allow: shop/in ingress[0]"},
 		{name: "allowed by egress, ingress has no policy", policies: many(npEgress("out", "app=web", accept(anyone))),
-			from: "shop/web", to: "shop/db", port: 1, want: "allow: no policy"},
+			from: "shop/web", to: "shop/db", port: 1, want: "allow: shop/out egress[0]"},
 		{name: "allowed by egress, ingress is not judged", policies: many(npEgress("out", "app=web", accept(anyone))),
 			from: "shop/web", to: "203.0.113.9", port: 1, want: "allow: shop/out egress[0]"},
 		{name: "a rule without peers matches nobody", policies: many(np("p", "app=db", policy.Rule{Action: policy.Accept})),
@@ -148,7 +148,7 @@ func TestNetworkPolicy(t *testing.T) {
 func TestBlocks(t *testing.T) {
 	to := func(p policy.Peer) []policy.Policy { return many(npEgress("p", "app=web", accept(p))) }
 	check(t, []judgement{
-		{name: "matches pods by address", policies: to(block("10.0.0.0/24")), from: "shop/web", to: "shop/db", port: 1, want: "allow: no policy"},
+		{name: "matches pods by address", policies: to(block("10.0.0.0/24")), from: "shop/web", to: "shop/db", port: 1, want: "allow: shop/p egress[0]"},
 		{name: "first address", policies: to(block("203.0.113.8/30")), from: "shop/web", to: "203.0.113.8", port: 1, want: "allow: shop/p egress[0]"},
 		{name: "last address", policies: to(block("203.0.113.8/30")), from: "shop/web", to: "203.0.113.11", port: 1, want: "allow: shop/p egress[0]"},
 		{name: "just before", policies: to(block("203.0.113.8/30")), from: "shop/web", to: "203.0.113.7", port: 1, want: "deny: shop/p egress"},
@@ -199,7 +199,7 @@ func TestPorts(t *testing.T) {
 		{name: "egress resolves on the destination, not on the subject",
 			policies: many(npEgress("p", "app=web", accept(anyone, named(flow.TCP)))), from: "shop/web", to: "shop/db", port: 8080, want: "deny: shop/p egress"},
 		{name: "egress to the destination's port",
-			policies: many(npEgress("p", "app=web", accept(anyone, named(flow.TCP)))), from: "shop/web", to: "shop/db", port: 80, want: "allow: no policy"},
+			policies: many(npEgress("p", "app=web", accept(anyone, named(flow.TCP)))), from: "shop/web", to: "shop/db", port: 80, want: "allow: shop/p egress[0]"},
 		{name: "egress to a pod that does not declare it",
 			policies: many(npEgress("p", "app=web", accept(anyone, named(flow.TCP)))), from: "shop/web", to: "lab/test", port: 80, want: "deny: shop/p egress"},
 		{name: "the world outside has no names",

@@ -175,5 +175,7 @@ func (r Rule) String() string {
 type Decision struct {
 	Verdict   Verdict
 	Direction Direction // which side denied; for an allowed connection, zero
-	Rule      Rule      // the rule that denied, or that allowed on the side judged last; zero if no policy applied there
+	// Rule is the one that denied; or the one that accepted at ingress, else at egress; zero if no policy said
+	// anything.
+	Rule Rule
 }

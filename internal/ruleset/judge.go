@@ -10,8 +10,8 @@ import (
 type Judgement struct {
 	Verdict   flow.Verdict
 	Direction flow.Direction // which side denied; for an allowed connection, zero
-	// Row and Rule are those of the side that denied; for an allowed connection, those of the side judged last. 0
-	// if no policy speaks there.
+	// Row and Rule are those of the side that denied; for an allowed connection, those of the last side at which a
+	// rule accepted. 0 if no policy speaks.
 	Row  RowID
 	Rule RuleID
 }
@@ -32,7 +32,9 @@ func (r *Ruleset) Judge(t flow.Tuple) Judgement {
 	}
 	// The node that a pod runs on always reaches it: otherwise no health check of a denied pod would pass.
 	if _, ours := r.Locals[t.Destination]; ours && !t.Local {
-		return r.judgeSide(flow.Ingress, t.Destination, t.Source, t)
+		if j := r.judgeSide(flow.Ingress, t.Destination, t.Source, t); j.Verdict != flow.Allow || j.Rule != 0 {
+			return j
+		}
 	}
 	return allowed
 }

@@ -217,6 +217,9 @@ func TestStrippedKeepsVerdicts(t *testing.T) {
 		connections(func(c flow.Tuple) {
 			x, y := r.Judge(c), s.Judge(c)
 			x.Rule = 0
+			if x.Verdict == flow.Allow {
+				x.Row, y.Row = 0, 0 // which of two rows is named depends on their rules, which are stripped
+			}
 			if x != y {
 				t.Fatalf("%s: %+v, stripped %+v", c, x, y)
 			}

@@ -19,7 +19,8 @@
 package scenario
 
 // Commands is the language, for help texts.
-const Commands = `load FILE...              the cluster is what these files of the archive say (at the start: all *.yaml and *.json)
+const Commands = `load FILE...              the cluster is what these files say, of the archive or from beside the scenario
+                          (at the start: all *.yaml and *.json of the archive)
 offline                   before load: pods have the addresses that their manifests say, and no others
 [!] allow A -> B:PORT     every such connection is allowed; with ! every one is denied
     [via service]         ... that reaches B through a Service's address

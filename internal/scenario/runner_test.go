@@ -95,7 +95,7 @@ func TestWhatMakesNoSenseIsAnError(t *testing.T) {
 		"explain a/web -> a/db:1 > no.txt": "the archive has no file no.txt; -update makes it",
 		"matrix > x.txt":                   "want matrix PORT",
 		"problems all > x.txt":             "problems takes only > FILE",
-		"load no.yaml":                     "the archive has no file no.yaml",
+		"load no.yaml":                     "no.yaml is neither in the archive nor beside the scenario",
 		"load\noffline":                    "offline has to come before",
 		"allow node/none -> a/db:1":        "none",
 	} {

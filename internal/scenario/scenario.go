@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -142,7 +143,8 @@ func (r *runner) command(text string) error {
 	return do(rest)
 }
 
-// load makes a cluster of files of the archive, of all manifests if none are named, and gives it to the engines.
+// load makes a cluster of files, of all manifests in the archive if none are named, and gives it to the engines. What
+// the archive does not have is read from beside the scenario.
 func (r *runner) load(files []string) error {
 	r.finishLoad()
 	b := manifest.NewBundle()
@@ -154,11 +156,11 @@ func (r *runner) load(files []string) error {
 		}
 	}
 	for _, name := range files {
-		f := r.archiveFile(name)
-		if f == nil {
-			return fmt.Errorf("the archive has no file %s", name)
+		data, err := r.readFile(name)
+		if err != nil {
+			return err
 		}
-		b.Decode(f.Name, f.Data)
+		b.Decode(name, data)
 	}
 	loaded := b.Finish(manifest.Options{})
 	r.loadedAt, r.problems, r.bad = r.line, nil, len(loaded.Problems) > 0
@@ -169,6 +171,17 @@ func (r *runner) load(files []string) error {
 		r.problems = append(r.problems, "note: "+n.String())
 	}
 	return r.use(loaded.Objects)
+}
+
+func (r *runner) readFile(name string) ([]byte, error) {
+	if f := r.archiveFile(name); f != nil {
+		return f.Data, nil
+	}
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(r.file), filepath.FromSlash(name)))
+	if err != nil {
+		return nil, fmt.Errorf("%s is neither in the archive nor beside the scenario: %w", name, err)
+	}
+	return data, nil
 }
 
 // rangesOf are where pods get addresses from: the first pod range of each family that the nodes have, or our own.
