@@ -26,7 +26,7 @@ func wantMessage(t *testing.T, r Result, part string) {
 }
 
 func TestBounds(t *testing.T) {
-	wantMessage(t, decode(t, strings.Repeat("#", maxFile+1), 1), "larger than 64 MiB")
+	wantMessage(t, decode(t, strings.Repeat("#", MaxFile+1), 1), "larger than 64 MiB")
 
 	deep := strings.Repeat("[", maxDepth+2) + strings.Repeat("]", maxDepth+2)
 	namespace := "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: "

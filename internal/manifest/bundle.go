@@ -47,8 +47,8 @@ func (b *Bundle) Ignore(what string) { b.ignored[what]++ }
 // Decode reads one file: YAML of one or many documents, or one or many JSON values. What it cannot use it notes as
 // problems; see Finish.
 func (b *Bundle) Decode(file string, data []byte) {
-	if len(data) > maxFile {
-		b.Report(Problem{File: file, Message: fmt.Sprintf("larger than %d MiB", maxFile>>20), Fix: "split it"})
+	if len(data) > MaxFile {
+		b.Report(Problem{File: file, Message: fmt.Sprintf("larger than %d MiB", MaxFile>>20), Fix: "split it"})
 		return
 	}
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
@@ -111,7 +111,7 @@ func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
 	case root.Kind != yaml.MappingNode:
 		o.problem("", "", "want a Kubernetes object, found %s", describe(root))
 	case isList(o.kind, root):
-		for _, item := range get(root, "items").Content {
+		for _, item := range o.items(root) {
 			b.decodeDocument(file, item, o.itemKind())
 		}
 	case o.kind == "" && o.apiVersion == "" && !looksLikeObject(root):
@@ -148,8 +148,29 @@ func (o *object) readHeader(root *yaml.Node, listKind string) {
 
 // isList tells the lists of the API from kinds that are only called so.
 func isList(kind string, root *yaml.Node) bool {
+	of, ok := strings.CutSuffix(kind, "List")
+	_, ours := kinds[of]
 	items := get(root, "items")
-	return strings.HasSuffix(kind, "List") && items != nil && items.Kind == yaml.SequenceNode
+	return ok && (of == "" || ours || items != nil && items.Kind == yaml.SequenceNode)
+}
+
+// items returns what is in a list. One without the field items would silently be empty.
+func (o *object) items(root *yaml.Node) []*yaml.Node {
+	switch items := get(root, "items"); {
+	case items == nil:
+		fields := map[string][]int{"apiVersion": nil, "kind": nil, "metadata": nil, "items": nil}
+		for _, p := range o.pairs(root, "") {
+			if _, known := fields[p.name]; !known {
+				o.unknownField(p.key, nil, fields, p.name)
+			}
+		}
+		o.problem("items", "", "required field is missing")
+	case items.Kind == yaml.SequenceNode:
+		return items.Content
+	case items.Kind != yaml.ScalarNode || scalar(items) != nil:
+		o.wrongType(items, "items", "a list")
+	}
+	return nil
 }
 
 // itemKind is "networking.k8s.io/v1 NetworkPolicy" for a NetworkPolicyList, and " " (nothing known) for a List.

@@ -111,6 +111,16 @@ func (o *object) misnamed() bool {
 	})
 }
 
+// mayHaveMeant reports whether an unknown field may be a mistyped parent.name, or a mistyped parent.
+func (o *object) mayHaveMeant(parentPath, name string) bool {
+	return o.full || slices.ContainsFunc(o.problems, func(p Problem) bool {
+		field := strings.TrimPrefix(p.Field, parentPath+".")
+		meant := parent(p.Field) == parentPath && nearest(field, []string{name}) != "" ||
+			parent(p.Field) == "" && nearest(p.Field, []string{parentPath}) != ""
+		return p.Message == unknownFieldMessage && meant
+	})
+}
+
 func within(path, root string) bool {
 	rest, ok := strings.CutPrefix(path, root)
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')

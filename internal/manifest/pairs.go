@@ -122,7 +122,7 @@ var alwaysStrict = []string{"ContainerPort", "ServicePort", "LabelSelector", "La
 const unknownFieldMessage = "unknown field"
 
 func (o *object) unknownField(key *yaml.Node, t reflect.Type, fields map[string][]int, path string) {
-	strict := o.strict || slices.Contains(alwaysStrict, t.Name())
+	strict := o.strict || t == nil || slices.Contains(alwaysStrict, t.Name())
 	var names []string
 	for name := range fields {
 		if strict || slices.Contains(mattering, name) {

@@ -64,7 +64,9 @@ func standInEffect(p *policy.Policy) string {
 	switch all := p.Subject.Namespaces.IsEverything(); {
 	case len(directions) == 0:
 		return "it does nothing, as it has no rules"
-	case !all && p.Tier == policy.Namespace:
+	case all && p.Tier == policy.Namespace:
+		s += " in every namespace"
+	case p.Tier == policy.Namespace:
 		s += " in namespace " + p.Namespace
 	case !all:
 		s += " in namespaces " + p.Subject.Namespaces.String()
@@ -81,7 +83,11 @@ func standInEffect(p *policy.Policy) string {
 // networkStandIn isolates what np selects, in its directions.
 func (o *object) networkStandIn(np *networkingv1.NetworkPolicy) policy.Policy {
 	p := policy.Policy{Tier: policy.Namespace}
-	p.Subject = policy.Pods{Namespaces: o.readableNamespace(), Pods: o.readableSelector("spec.podSelector", &np.Spec.PodSelector)}
+	namespaces := o.readableNamespace()
+	if o.missing("metadata.namespace") && o.mayHaveMeant("metadata", "namespace") {
+		namespaces = label.Everything()
+	}
+	p.Subject = policy.Pods{Namespaces: namespaces, Pods: o.readableSelector("spec.podSelector", &np.Spec.PodSelector)}
 	p.IsolatesIngress, p.IsolatesEgress = true, true
 	unsaid := len(np.Spec.PolicyTypes) == 0
 	if !o.broken("spec.policyTypes") && !o.brokenAbove("spec.policyTypes") && !(unsaid && (o.misnamed() || o.broken("spec.egress"))) {

@@ -14,7 +14,7 @@ import (
 
 // Bounds of what is read. They are far above what people write, and low enough to stay quick and small.
 const (
-	maxFile   = 64 << 20 // bytes
+	MaxFile   = 64 << 20 // bytes of one file
 	maxDepth  = 200      // levels of nesting in one document
 	maxValues = 2 << 20  // values in one document, aliases counted as often as they are used
 )
