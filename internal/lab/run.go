@@ -5,13 +5,9 @@ package lab
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
@@ -23,9 +19,7 @@ func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, tota
 	if err != nil {
 		return nil, err
 	}
-	if err := l.expect(ctx, m.probes); err != nil {
-		return nil, err
-	}
+	l.expect(m.probes)
 	attempts := make([]attempt, len(m.probes))
 	for i, r := range m.probes {
 		attempts[i] = attempt{m.from[i].ns, r.Tuple}
@@ -49,28 +43,14 @@ func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, tota
 }
 
 // expect asks the reference about every probe.
-func (l *Lab) expect(ctx context.Context, probes []Result) error {
-	if l.enforcer == nil {
-		for i := range probes {
-			probes[i].Want = flow.Decision{Verdict: flow.Allow}
+func (l *Lab) expect(probes []Result) {
+	oracle := newOracle(l.State())
+	for i := range probes {
+		probes[i].Want = flow.Decision{Verdict: flow.Allow}
+		if l.enforcer != nil {
+			probes[i].Want = oracle.decide(probes[i].Tuple)
 		}
-		return nil
 	}
-	state := l.State()
-	group, ctx := errgroup.WithContext(ctx)
-	workers := runtime.GOMAXPROCS(0)
-	for w := range workers {
-		group.Go(func() error {
-			for i := w; i < len(probes); i += workers {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				probes[i].Want = eval.Evaluate(state, state.Resolve(probes[i].Tuple)).Flow()
-			}
-			return nil
-		})
-	}
-	return group.Wait()
 }
 
 // record notes what became of a probe. A denial is attributed at once, as rows may be forgotten later.
