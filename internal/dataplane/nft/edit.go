@@ -383,18 +383,3 @@ func carry[K comparable, V any](to, from map[K]V, k K) {
 		delete(to, k)
 	}
 }
-
-// strippedOps leaves out what no packet depends on.
-func strippedOps(ops []ruleset.Op) []ruleset.Op {
-	kept := make([]ruleset.Op, 0, len(ops))
-	for _, op := range ops {
-		switch op.Kind {
-		case ruleset.AddRule, ruleset.DeleteRule:
-			continue
-		case ruleset.AddRow:
-			op.Value = op.Value.Stripped()
-		}
-		kept = append(kept, op)
-	}
-	return kept
-}

@@ -257,7 +257,7 @@ func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
 	if in := d.state.rules.Generation; in != delta.From {
 		return fmt.Errorf("generation %d is in force, not %d, which the delta starts from: %w", in, delta.From, dataplane.ErrDrift)
 	}
-	ops := strippedOps(delta.Ops)
+	ops := dataplane.StripOps(delta.Ops)
 	before := pick(d.state.rules, ops)
 	err := ruleset.Apply(d.state.rules, ruleset.Delta{From: delta.From, To: delta.To, Ops: ops})
 	if err == nil {
