@@ -43,7 +43,7 @@ type Box struct {
 	HostNetwork bool           // the pods share their node's addresses: policies see the node
 	// Part: other pods of the same workload are treated differently and are another box.
 	Part bool
-	// FencedEgress and FencedIngress: some policy speaks of what the pods send or take.
+	// FencedEgress and FencedIngress: policies deny something of what the pods would send or take.
 	FencedEgress, FencedIngress bool
 	Prefixes                    []netip.Prefix // of Block and World
 	File                        string         // the manifest
@@ -62,7 +62,7 @@ type face struct {
 	id    ruleset.Identity
 }
 
-// Fenced reports whether some policy speaks of the box in direction d.
+// Fenced reports whether policies deny something to the box in direction d.
 func (b *Box) Fenced(d flow.Direction) bool {
 	if d == flow.Egress {
 		return b.FencedEgress
@@ -205,16 +205,27 @@ func (m *Map) workload(c podClass, pods []*cluster.Endpoint) Box {
 	b.Labels = commonLabels(pods)
 	for _, f := range c.faces {
 		if b.judged && f.there {
-			b.FencedEgress = b.FencedEgress || m.speaks(flow.Egress, f.id)
-			b.FencedIngress = b.FencedIngress || m.speaks(flow.Ingress, f.id)
+			b.FencedEgress = b.FencedEgress || m.denies[ruleset.Subject{Direction: flow.Egress, Identity: f.id}]
+			b.FencedIngress = b.FencedIngress || m.denies[ruleset.Subject{Direction: flow.Ingress, Identity: f.id}]
 		}
 	}
 	return b
 }
 
-func (m *Map) speaks(d flow.Direction, id ruleset.Identity) bool {
-	_, ok := m.rules.Defaults[ruleset.Subject{Direction: d, Identity: id}]
-	return ok
+// findDenials notes the subjects that are denied something by somebody's rule.
+func (m *Map) findDenials() {
+	m.denies = map[ruleset.Subject]bool{}
+	rows := map[ruleset.RowID]bool{}
+	for id, r := range m.rules.Rows {
+		deny := func(s ruleset.Segment) bool { return s.Verdict != flow.Allow }
+		rows[id] = r.Other.Verdict != flow.Allow || slices.ContainsFunc(r.TCP, deny) || slices.ContainsFunc(r.UDP, deny) || slices.ContainsFunc(r.SCTP, deny)
+	}
+	for s, row := range m.rules.Defaults {
+		m.denies[s] = m.denies[s] || rows[row]
+	}
+	for p, row := range m.rules.Pairs {
+		m.denies[p.Subject] = m.denies[p.Subject] || rows[row]
+	}
 }
 
 // passing are the labels that controllers put on single pods or on each rollout. They are no part of what a workload

@@ -32,6 +32,7 @@ type Map struct {
 	byAddress map[netip.Addr]int
 	outside   [2]map[ruleset.Identity]int
 	rules     *ruleset.Ruleset
+	denies    map[ruleset.Subject]bool
 }
 
 // Options are choices for Compute. The zero value is good.
@@ -64,6 +65,7 @@ func Compute(s *cluster.State, opts Options) (*Map, error) {
 	c := compile.New(compile.Options{})
 	c.Update(m.State, nil)
 	m.rules = c.Ruleset()
+	m.findDenials()
 	m.addWorkloads()
 	m.addNodes()
 	m.addOutside()
@@ -76,6 +78,15 @@ func (m *Map) Answer(from, to int) *Answer { return &m.Answers[m.AnswerIndex(fro
 
 // AnswerIndex is Answer as an index into Answers.
 func (m *Map) AnswerIndex(from, to int) int { return int(m.cells[from*len(m.Boxes)+to]) }
+
+// Allowed reports whether something is allowed from one box to another.
+func (m *Map) Allowed(from, to int) bool { return m.Answer(from, to).Level >= Some }
+
+// Telling reports whether a pair that is allowed says something about the policies: not if both ends are open and no
+// rule has to do with it. Pictures leave the others out, or a cluster without policies would be a ball of wool.
+func (m *Map) Telling(from, to int) bool {
+	return m.Allowed(from, to) && (m.Answer(from, to).Ruled || m.Boxes[to].FencedIngress || m.Boxes[from].FencedEgress)
+}
 
 // BoxAt returns the index of the box that an address belongs to; false for one that nobody knows, in a range of pods.
 func (m *Map) BoxAt(a netip.Addr) (int, bool) {
