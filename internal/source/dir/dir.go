@@ -20,9 +20,6 @@ import (
 // Stdin is the path that stands for standard input.
 const Stdin = "-"
 
-// maxFile is one byte more than a manifest may have, so that a larger one is noticed and not read to its end.
-const maxFile = 64<<20 + 1
-
 // Load reads manifests: files, folders with all that is below them, and "-" for stdin. In folders it takes *.yaml, *.yml
 // and *.json, but no hidden ones, no tests (*_test.yaml) and no files of Helm and Kustomize. Files are read in the
 // order of paths, and sorted inside of a folder; one that is named twice is read once. A path that does not exist is
@@ -111,7 +108,8 @@ func (l *loader) file(path string) {
 }
 
 func (l *loader) decode(name string, r io.Reader) {
-	data, err := io.ReadAll(io.LimitReader(r, maxFile))
+	// one byte more than a file may have, so that a larger one is noticed and not read to its end
+	data, err := io.ReadAll(io.LimitReader(r, manifest.MaxFile+1))
 	if err != nil {
 		l.unreadable(name, err)
 		return
