@@ -5,12 +5,15 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
 // enforcer is the node's dataplane with its engine.
@@ -33,14 +36,39 @@ func (l *Lab) enforce(ctx context.Context, spec Spec) error {
 	watchCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e := &enforcer{dp: dp, engine: engine.New(dp, compile.Options{}), stop: stop}
 	l.enforcer = e
-	in := engine.Input{State: l.plan.state, Attachments: l.plan.attachments()}
-	if err := e.engine.Sync(ctx, in); err != nil {
+	if err := l.sync(ctx); err != nil {
 		return err
 	}
 	e.watching.Go(func() { l.denials.fail(dp.Watch(watchCtx, l.denials.put)) })
-	status := e.engine.Status()
+	return nil
+}
+
+// sync brings the lab's state in force.
+func (l *Lab) sync(ctx context.Context) error {
+	e := l.enforcer.engine
+	if err := e.Sync(ctx, engine.Input{State: l.plan.state, Attachments: l.plan.attachments()}); err != nil {
+		return err
+	}
+	status := e.Status()
 	l.timings.Compile, l.timings.Apply = status.Compile, status.Apply
 	return nil
+}
+
+// SetPolicies puts other policies in force; everything else stays as it is. It must not run beside Probe. Addresses
+// and ports that only the new policies name are not probed: a lab is laid out when it boots.
+func (l *Lab) SetPolicies(ctx context.Context, policies []*policy.Policy) error {
+	o := l.plan.state.Objects()
+	o.Policies = slices.Clone(policies)
+	o.Revision++
+	state, err := cluster.NewState(o)
+	if err != nil {
+		return err
+	}
+	l.plan.state = state
+	if l.enforcer == nil {
+		return nil
+	}
+	return l.sync(ctx)
 }
 
 // attribute names the rule that a denied packet fell to; false if it fell to none.

@@ -101,15 +101,14 @@ func load(t testing.TB, paths ...string) cluster.Objects {
 }
 
 func TestExamples(t *testing.T) {
-	examples, err := filepath.Glob("../../examples/*")
+	examples, err := filepath.Glob("../../examples/*/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range examples {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			l := boot(t, Spec{Objects: load(t, path), Dataplane: withNFT})
-			r := probeAll(t, l, Selection{})
-			t.Log("\n" + text(t, r))
+			probeAll(t, l, Selection{})
 		})
 	}
 }
@@ -132,7 +131,40 @@ func TestOnlineBoutique(t *testing.T) {
 	if diff := cmp.Diff(want, reached); diff != "" {
 		t.Errorf("who reaches redis (- want, + got):\n%s", diff)
 	}
-	t.Log("\n" + text(t, r))
+}
+
+func TestPoliciesCanChangeUnderARunningLab(t *testing.T) {
+	o := shop(t)
+	policies := o.Policies
+	o.Policies = nil
+	l := boot(t, Spec{Objects: o, Dataplane: withNFT})
+	for i, want := range [][]*policy.Policy{nil, policies, policies[:1], nil} {
+		if err := l.SetPolicies(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		if r := probeAll(t, l, Selection{}); (r.Count(Denied) > 0) != (want != nil) {
+			t.Errorf("change %d: %d of %d denied", i, r.Count(Denied), len(r.Results))
+		}
+	}
+}
+
+// A dataplane that enforces but logs nothing proves no denial, and the lab does not try for ever.
+func TestDenialsThatNobodyLoggedAreLost(t *testing.T) {
+	o := somePods(20)
+	o.Policies = shop(t).Policies[:1]
+	l := boot(t, Spec{Objects: o, Dataplane: func(node *netns.NS) (dataplane.Dataplane, error) {
+		return nft.New(nft.Options{NetNS: node.FD()})
+	}})
+	r, err := l.Probe(t.Context(), Selection{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.OK() || r.Count(Denied) != 0 || r.Count(Lost) < maxLost || r.Count(Lost) >= maxLost+maxFlights {
+		t.Errorf("%d denied, %d lost", r.Count(Denied), r.Count(Lost))
+	}
+	if len(r.Skipped) != 1 || r.Skipped[0].Count == 0 {
+		t.Errorf("skipped: %v", r.Skipped)
+	}
 }
 
 // TestRandomClusters: whatever the policies are, packets do what they say.

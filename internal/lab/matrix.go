@@ -68,7 +68,6 @@ type matrix struct {
 	probes  []Result // not made yet
 	from    []*station
 	skipped []Skip
-	notices []string
 }
 
 // matrix lays out the probes: from everybody to every pod, and from every pod to everybody.
@@ -147,6 +146,20 @@ func (m *matrix) bound(limit int) {
 	}
 	m.probes, m.from = probes, from
 	m.skipped = append(m.skipped, Skip{What: "pairs", Count: total - len(probes), Why: fmt.Sprintf("more than %d probes: a sample of the pairs was made", limit)})
+}
+
+// keep forgets the probes that were not made because too many were lost.
+func (m *matrix) keep(made []bool) {
+	var probes []Result
+	for i, p := range m.probes {
+		if made[i] {
+			probes = append(probes, p)
+		}
+	}
+	if n := len(m.probes) - len(probes); n > 0 {
+		m.skipped = append(m.skipped, Skip{What: "others", Count: n, Why: fmt.Sprintf("%d were lost, which is enough to see that something is wrong", maxLost)})
+	}
+	m.probes = probes
 }
 
 // pairs are the resolved pairs of a selection; none contain everything.

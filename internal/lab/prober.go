@@ -21,6 +21,8 @@ const (
 	maxFlights  = 256
 	resendAfter = time.Second
 	giveUpAfter = 3 * time.Second
+	// maxLost is how many lost probes prove enough: each takes its whole time, and thousands would take minutes.
+	maxLost = 512
 )
 
 // attempt is one probe to make: t, from a host's namespace.
@@ -46,6 +48,7 @@ type prober struct {
 	byTuple  map[flow.Tuple]*flight
 	resends  queue
 	expiries queue
+	lost     int
 	land     func(index int, l landing)
 }
 
@@ -77,7 +80,8 @@ func (q *queue) skipLanded() {
 	}
 }
 
-// probe makes all attempts and calls land once for each, from one goroutine, until all have landed or ctx ends. home
+// probe makes attempts and calls land once for each, from one goroutine, until all have landed or ctx ends. It makes no
+// more when maxLost were lost. home
 // is any namespace of the lab: the thread is put back where it was after being there.
 func probe(ctx context.Context, home *netns.NS, d *denials, attempts []attempt, land func(int, landing)) error {
 	return home.Do(func() error {
@@ -105,7 +109,13 @@ func (p *prober) wait(fd int, events uint32) error {
 
 func (p *prober) run(ctx context.Context, attempts []attempt) error {
 	next := 0
-	for next < len(attempts) || len(p.flights) > 0 {
+	for {
+		if p.lost >= maxLost {
+			next = len(attempts)
+		}
+		if next == len(attempts) && len(p.flights) == 0 {
+			return nil
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -119,7 +129,6 @@ func (p *prober) run(ctx context.Context, attempts []attempt) error {
 		}
 		p.expire()
 	}
-	return nil
 }
 
 // launch starts one attempt. Only what makes all further ones senseless is an error.
@@ -205,6 +214,7 @@ func (p *prober) expire() {
 		}
 	}
 	for f := p.expiries.due(now, giveUpAfter); f != nil; f = p.expiries.due(now, giveUpAfter) {
+		p.lost++
 		p.finish(f, landing{outcome: Lost})
 	}
 }

@@ -76,7 +76,7 @@ Denied by
       shop/web -> shop/db:other,icmp, 192.0.3.0 -> shop/db:5432/tcp
 
 note: pod shop/db-1 moved
-skipped: 4 probes of sctp: no sockets
+skipped: 4 probes (sctp): no sockets
 Not what the policies say
   203.0.113.10 -> shop/db-1 (203.0.113.10 -> 10.244.0.2:5432/tcp): it got through; the policies say deny, by shop/deny-all ingress (deny.yaml:7)
   192.0.2.255 -> shop/db-1 (192.0.2.255 -> 10.244.0.2:5432/tcp): it got through; the policies say deny, by shop/deny-all ingress (deny.yaml:7)

@@ -24,9 +24,10 @@ func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, tota
 	for i, r := range m.probes {
 		attempts[i] = attempt{m.from[i].ns, r.Tuple}
 	}
-	start, done := time.Now(), 0
-	err = probe(ctx, l.node.ns, l.denials, attempts, func(i int, landed landing) {
-		l.record(&m.probes[i], landed)
+	start, done, landed := time.Now(), 0, make([]bool, len(attempts))
+	err = probe(ctx, l.node.ns, l.denials, attempts, func(i int, how landing) {
+		landed[i] = true
+		l.record(&m.probes[i], how)
 		if done++; progress != nil {
 			progress(done, len(attempts))
 		}
@@ -34,6 +35,7 @@ func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, tota
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
+	m.keep(landed)
 	for i := range m.probes {
 		m.probes[i].judge()
 	}
@@ -66,7 +68,7 @@ func (l *Lab) record(r *Result, landed landing) {
 
 func (l *Lab) report(m *matrix) *Report {
 	r := &Report{Topology: l.plan.topology.String(), Enforced: l.enforcer != nil, Pods: len(l.pods), Results: m.probes, Skipped: m.skipped,
-		Notices: slices.Concat(l.plan.notices, m.notices), Timings: l.timings, LostEvents: l.denials.lostSoFar()}
+		Notices: l.plan.notices, Timings: l.timings, LostEvents: l.denials.lostSoFar()}
 	if slices.ContainsFunc(m.probes, func(x Result) bool { return x.Tuple.Port == l.plan.other.Number }) {
 		r.OtherPort = l.plan.other.Number
 	}

@@ -240,7 +240,7 @@ func (p *printer) remarks(r *Report) {
 		p.linef("note: %s", n)
 	}
 	for _, s := range r.Skipped {
-		p.linef("skipped: %s of %s: %s", plural(s.Count, "probe"), s.What, s.Why)
+		p.linef("skipped: %s (%s): %s", plural(s.Count, "probe"), s.What, s.Why)
 	}
 	if r.LostEvents > 0 {
 		p.linef("note: %s of denials came too fast to be read", plural(r.LostEvents, "event"))
