@@ -336,8 +336,8 @@ func (b *batch) fill(have *realized, want *image, changed []string) {
 func (b *batch) rule(chain string, r rule) {
 	exprs := slices.Clone(r.exprs)
 	if r.from != nil {
-		own := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: r.from.data}
-		own.KeyType.Bytes = 4
+		// A mark is a number of four bytes of which nft knows the byte order; it would print plain integers turned round.
+		own := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeMark, DataType: r.from.data}
 		b.keep(b.conn.AddSet(own, r.from.elements))
 		for i, e := range exprs {
 			if l, ok := e.(*expr.Lookup); ok && l.SetName == ownMap {

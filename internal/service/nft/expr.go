@@ -44,7 +44,9 @@ type choices struct {
 // ownMap is the name that a rule's own map has before the kernel gives it one.
 const ownMap = "__map%d"
 
-func does(why string, parts ...[]expr.Any) rule { return rule{exprs: slices.Concat(parts...), why: why} }
+func does(why string, parts ...[]expr.Any) rule {
+	return rule{exprs: slices.Concat(parts...), why: why}
+}
 
 // comment is "reason #hash".
 func (r rule) comment() string {
@@ -157,9 +159,17 @@ func translate(f service.Family) expr.Any {
 	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: word0, RegProtoMin: word0 + words(f), Specified: true}
 }
 
+// fixed sends the connection to b.
+func fixed(b netip.AddrPort) []expr.Any {
+	f := service.FamilyOf(b.Addr())
+	return one(&expr.Immediate{Register: word0, Data: b.Addr().AsSlice()},
+		&expr.Immediate{Register: word0 + words(f), Data: binary.BigEndian.AppendUint16(nil, b.Port())}, translate(f))
+}
+
 // remember notes the client in a set, or that it was here again.
 func remember(f service.Family, set string, t time.Duration) []expr.Any {
-	return one(loadAddress(f, true, word0), &expr.Dynset{SrcRegKey: word0, SetName: set, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: t})
+	return append(ofFamily(f), loadAddress(f, true, word0),
+		&expr.Dynset{SrcRegKey: word0, SetName: set, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: t})
 }
 
 func host32(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }

@@ -175,6 +175,10 @@ func (m *image) addFrontend(f *service.Frontend) {
 		m.addSticky(f, name, family)
 		return
 	}
+	if len(f.Backends) == 1 { // a map for each rule is what loading many costs
+		m.addChain(name, does("to the only backend", fixed(f.Backends[0])))
+		return
+	}
 	c := &choices{data: nftables.MustConcatSetType(addressType[family/6], nftables.TypeInetService)}
 	for i, b := range f.Backends {
 		c.elements = append(c.elements, nftables.SetElement{Key: host32(uint32(i)), Val: target(b)})
@@ -192,9 +196,8 @@ func (m *image) addSticky(f *service.Frontend, name string, family service.Famil
 		clients, backend := backendName("clients", f, b), backendName("backend", f, b)
 		m.addSet(&set{name: clients, key: addressType[family/6], clients: true})
 		m.addChain(backend, does("note the client", remember(family, clients, f.Affinity)),
-			does("to this backend", one(&expr.Immediate{Register: word0, Data: b.Addr().AsSlice()},
-				&expr.Immediate{Register: word0 + words(family), Data: target(b)[b.Addr().BitLen()/8:][:2]}, translate(family))))
-		rules = append(rules, does("a client of it", one(loadAddress(family, true, word0), in(clients)), goTo(backend)))
+			does("to this backend", fixed(b)))
+		rules = append(rules, does("a client of it", ofFamily(family), one(loadAddress(family, true, word0), in(clients)), goTo(backend)))
 		c.elements = append(c.elements, nftables.SetElement{Key: host32(uint32(i)), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: backend}})
 	}
 	m.addChain(name, append(rules, rule{why: "to any backend", from: c, exprs: one(pick(len(f.Backends)), follow(ownMap))})...)

@@ -241,7 +241,9 @@ func (x *host) serve() {
 	})
 }
 
-func (x *host) greeting(client netip.Addr) string { return x.name + " " + client.Unmap().String() + "\n" }
+func (x *host) greeting(client netip.Addr) string {
+	return x.name + " " + client.Unmap().String() + "\n"
+}
 
 // converse greets, and again for each byte that comes.
 func (x *host) converse(c net.Conn) {
