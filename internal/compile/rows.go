@@ -86,7 +86,7 @@ func (s *side) hits() (everyone []hit, own map[ruleset.Identity][]hit) {
 				own[id] = addHit(own[id], hit{i, true})
 			}
 		}
-		if r.byLabels && r.action != policy.Accept { // an Accept does not count where it may not match
+		if r.byLabels {
 			for _, id := range s.w.unknown {
 				own[id] = addHit(own[id], hit{i, false})
 			}
@@ -224,7 +224,7 @@ func (s *side) spans(h hit, p flow.Protocol, to server) []span {
 		case port.Protocol != p && (port.Name == "" || port.Protocol != 0):
 		case port.Name == "":
 			out = append(out, span{h, port.First, port.Last})
-		case to.unknown && r.action != policy.Accept:
+		case to.unknown:
 			out = append(out, span{hit{h.rule, false}, 0, 65535})
 		default:
 			for _, number := range s.w.names.resolve(to.names, port.Name, p) {
@@ -237,8 +237,8 @@ func (s *side) spans(h hit, p flow.Protocol, to server) []span {
 
 // judge asks tier, and those after it where that does not decide, about a connection that hits match.
 //
-// A hit that is not certain is on an unknown pod, which is allowed only what every pod that may be there would be:
-// a Deny counts, a Pass means that the later tiers have to agree with what this one says.
+// A hit that is not certain is on an unknown pod, which is allowed only what every pod that may be there would be: an
+// Accept does not count, a Deny does, and a Pass means that the later tiers have to agree with what this one says.
 func (s *side) judge(tier policy.Tier, hits []hit) ruleset.Cell {
 	switch {
 	case tier > policy.Baseline:

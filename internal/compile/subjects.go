@@ -13,7 +13,7 @@ import (
 type active struct {
 	policy  *policy.Policy
 	subject selectorID
-	rules   map[flow.Direction][]rule // nil for a direction in which the policy has no effect
+	rules   map[flow.Direction][]rule // not there for a direction that a NetworkPolicy does not isolate
 }
 
 // rule is a policy's rule with its selectors as numbers.
@@ -31,7 +31,7 @@ type rule struct {
 func (w *compilation) activate(p *policy.Policy) active {
 	a := active{p, w.selectors.addPods(p.Subject), map[flow.Direction][]rule{}}
 	for _, d := range flow.Directions {
-		if p.Tier == policy.Namespace && !p.Isolates(d) || p.Tier != policy.Namespace && len(p.Rules(d)) == 0 {
+		if p.Tier == policy.Namespace && !p.Isolates(d) {
 			continue
 		}
 		a.rules[d] = []rule{}

@@ -74,7 +74,7 @@ func checkBetween(t *rapid.T, old, at, new *ruleset.Ruleset, op ruleset.Op) {
 
 func TestTightensIsNeverFalseWhenSomethingIsLost(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		old, new := draw(t, "old"), draw(t, "new")
+		old, new := near(t)
 		if ruleset.Diff(old, new).Tightens {
 			return
 		}
@@ -84,6 +84,23 @@ func TestTightensIsNeverFalseWhenSomethingIsLost(t *testing.T) {
 			}
 		})
 	})
+}
+
+// near draws two rulesets that differ little: two points on the way from one random ruleset to another.
+func near(t *rapid.T) (old, new *ruleset.Ruleset) {
+	old, end := draw(t, "start"), draw(t, "end")
+	ops := ruleset.Diff(old, end).Ops
+	first := rapid.IntRange(0, len(ops)).Draw(t, "first")
+	last := rapid.IntRange(first, min(first+3, len(ops))).Draw(t, "last")
+	apply := func(r *ruleset.Ruleset, ops []ruleset.Op) {
+		if err := ruleset.Apply(r, ruleset.Delta{Ops: ops}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(old, ops[:first])
+	new = old.Clone()
+	apply(new, ops[first:last])
+	return old, new
 }
 
 // one is a ruleset in which pod 10.0.0.1 (identity 1) is isolated but for TCP 80 from 10.0.0.2 (identity 2).
@@ -131,6 +148,8 @@ func TestTightens(t *testing.T) {
 		{"a peer of a known kind goes", one + "address 10.0.0.3/32 2\n", one, true},
 		{"a peer changes its kind", one, strings.Replace(one, "10.0.0.2/32 2", "10.0.0.2/32 3", 1), true},
 		{"an isolated pod is born", one, one + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", true},
+		{"an isolated pod is born where its kind was a peer", strings.Replace(one, "local 10.0.0.1\n", "", 1), one, true},
+		{"a pod becomes one of an isolated kind", one + "local 10.0.0.3\naddress 10.0.0.3/32 2\n", one + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", true},
 		{"a pod that no policy speaks of is born", one, one + "local 10.0.0.3\naddress 10.0.0.3/32 2\n", false},
 		{"a local pod goes and was no peer", one + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", one, false},
 		{"only rules change", one, strings.Replace(one, "name p0", "name p9", 1), false},
