@@ -55,7 +55,7 @@ func rules(t *rapid.T, tier policy.Tier, d flow.Direction) []policy.Rule {
 	actions := map[policy.Tier][]policy.Action{
 		policy.Admin:     {policy.Accept, policy.Pass, policy.Deny},
 		policy.Namespace: {policy.Accept},
-		policy.Baseline:  {policy.Accept, policy.Deny},
+		policy.Baseline:  {policy.Accept, policy.Deny, policy.Pass},
 	}[tier]
 	var all []policy.Rule
 	for range rapid.SampledFrom([]int{1, 3, 2, 5, 0}).Draw(t, d.String()+" rules") {
