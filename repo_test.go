@@ -28,6 +28,7 @@ var mayImport = map[string]string{
 	"internal/eval":    "label flow policy cluster",
 	"internal/ruleset": "flow",
 	"internal/compile": "label flow policy cluster ruleset",
+	"internal/service": "label flow cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
 	"internal/manifest":                "label flow policy cluster",
@@ -36,6 +37,8 @@ var mayImport = map[string]string{
 	"internal/dataplane/fake":          "flow ruleset dataplane",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
 	"internal/dataplane/nft":           "flow ruleset dataplane netns",
+	"internal/service/nft":             "flow cluster service netns",
+	"internal/names":                   "flow cluster service",
 	"internal/netns":                   "",
 	"internal/conntrack":               "flow netns",
 	"internal/engine":                  "flow cluster ruleset compile dataplane",
@@ -48,7 +51,7 @@ var mayImport = map[string]string{
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.
-var core = strings.Fields("label flow policy cluster eval ruleset compile")
+var core = strings.Fields("label flow policy cluster eval ruleset compile service")
 
 var pure = strings.Fields("bufio bytes cmp encoding/binary errors fmt hash/maphash iter maps math math/bits net/netip slices sort strconv strings unicode unicode/utf8 unsafe time")
 
