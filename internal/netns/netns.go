@@ -85,3 +85,21 @@ func onOwnThread(f func() error) error {
 	}()
 	return <-done
 }
+
+// Open opens the namespace that a file such as /proc/1/ns/net leads to.
+func Open(path string) (*NS, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	return &NS{f}, nil
+}
+
+// Dup returns the namespace of a file descriptor, which stays the caller's.
+func Dup(fd int) (*NS, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate network namespace %d: %w", fd, err)
+	}
+	return &NS{os.NewFile(uintptr(n), "netns")}, nil
+}

@@ -9,5 +9,12 @@ import (
 )
 
 func TestConforms(t *testing.T) {
-	dataplanetest.Run(t, func(t *testing.T) dataplanetest.Harness { return newLab(t, false) })
+	for _, topology := range []struct {
+		name    string
+		bridged bool
+	}{{"routed", false}, {"bridged", true}} {
+		t.Run(topology.name, func(t *testing.T) {
+			dataplanetest.Run(t, func(t *testing.T) dataplanetest.Harness { return newLab(t, topology.bridged) })
+		})
+	}
 }

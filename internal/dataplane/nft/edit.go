@@ -269,12 +269,24 @@ func (e *editor) attach(a netip.Addr, from, to ruleset.Attachment) {
 		return
 	}
 	e.bind(inet, a, from.Interface, to.Interface)
+	e.use(ref{inet, own(from)}, -1)
+	e.use(ref{inet, own(to)}, 1)
 	if to.Port != "" && !e.bridge {
 		e.createBridge()
 	}
 	if e.bridge {
 		e.bind(bridge, a, from.Port, to.Port)
+		e.use(ref{bridge, from.Port}, -1)
+		e.use(ref{bridge, to.Port}, 1)
 	}
+}
+
+// own is the interface that nothing but the pod sends through: a bridge has other ports too.
+func own(at ruleset.Attachment) string {
+	if at.Port != "" {
+		return ""
+	}
+	return at.Interface
 }
 
 // bind moves an address from one interface to another in one of the tables.
@@ -285,19 +297,20 @@ func (e *editor) bind(family byte, a netip.Addr, from, to string) {
 	v, key := version(a), string(a.AsSlice())
 	if from != "" {
 		e.to.del(bindingSet(family, v), key+interfaceName(from))
-		e.use(ref{family, from}, -1)
 	}
 	if from == "" || to == "" {
 		e.replace(boundSet(family, v), key, from != "", to != "", "")
 	}
 	if to != "" {
-		e.use(ref{family, to}, 1)
 		e.to.put(bindingSet(family, v), key+interfaceName(to), "")
 	}
 }
 
-// use counts the addresses that are bound to an interface, which is in the set of interfaces while there are any.
+// use counts the addresses that are plugged into an interface, which is in the set of interfaces while there are any.
 func (e *editor) use(r ref, by int) {
+	if r.name == "" {
+		return
+	}
 	old := e.users[r]
 	e.users[r] += by
 	e.undo = append(e.undo, func() { e.users[r] = old })
@@ -315,8 +328,8 @@ func (e *editor) dropUnusedBridge() {
 	if !e.bridge {
 		return
 	}
-	for r := range e.users {
-		if r.family == bridge {
+	for r, n := range e.users {
+		if r.family == bridge && n > 0 {
 			return
 		}
 	}

@@ -5,7 +5,7 @@
 // One table of ours, of the inet family, holds constant rules that look connections up in maps; what changes is data.
 // Here is what happens to the first packet of a connection, and to its next one after a change that may forbid it:
 //
-//	postrouting, input   has the connection the label of the current epoch? then accept
+//	forward, input       has the connection the label of the current epoch? then accept
 //	judge                local address of the client → its subject's chain out_N; of the server → in_N
 //	out_N, in_N          address of the other end → identity → peers_out_N, peers_in_N → row; else the default row
 //	row_N                protocol and the server's port → return to judge, or count, log and drop
@@ -192,7 +192,7 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		if err := next.become(r.Stripped(), b, d.opts); err != nil {
 			return nil, err
 		}
-		return b.done(), nil
+		return b.done(), d.checkBridge(next)
 	})
 	if err != nil {
 		return fmt.Errorf("replace: %w", err)
@@ -278,6 +278,9 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 		err = e.edit(before, ruleset.Diff(before, after).Ops)
 	}
 	if err == nil {
+		err = d.checkBridge(d.state)
+	}
+	if err == nil {
 		err = d.retry(ctx, func() ([]netlink.Message, error) { return b.done(), d.catchUp(ctx) })
 	}
 	if err != nil {
@@ -345,7 +348,14 @@ func (d *Dataplane) verify() error {
 		d.state = nil
 		return fmt.Errorf("table %s is not what was put in force last: %w", d.opts.Table, dataplane.ErrDrift)
 	}
-	return nil
+	return d.checkBridge(found)
+}
+
+func (d *Dataplane) checkBridge(s *state) error {
+	if !s.bridge {
+		return nil
+	}
+	return CheckBridge(d.opts.NetNS)
 }
 
 // adopt makes a state of an image.

@@ -141,9 +141,9 @@ type chainDef struct {
 	rules []rule
 }
 
-// srcnat is where source translation happens: we look at packets just before it, so that a reply still has the
-// server's own address, and a request the client's.
-const srcnat = 100
+// early is just before where filters usually are. It is after any translation of the destination, and looking at
+// connections we do not care which translations are done.
+const early = -5
 
 // raw comes before connection tracking, so that a packet with a false address makes no entry.
 const raw = -300
@@ -158,8 +158,8 @@ func fixedChains() []chainDef {
 		{ref{inet, "antispoof"}, &hook{unix.NF_INET_PRE_ROUTING, raw}, []rule{
 			does(loadMeta(expr.MetaKeyIIFNAME), in("interfaces"), goTo("from_pod")),
 			// Nobody else may claim a pod's address. Packets of the node itself do not pass here.
-			does(loadSource(0), in("bound4"), count(), drop()),
-			does(loadSource(1), in("bound6"), count(), drop()),
+			does(loadSource(0), in("bound4"), unbound(ipVersion, 0), count(), drop()),
+			does(loadSource(1), in("bound6"), unbound(ipVersion, 1), count(), drop()),
 		}},
 		{ref{inet, "from_pod"}, nil, append(fromBoundAddress(ipVersion), does(count(), drop()))},
 		// Nothing but chance or an attack makes packets that fit no connection (the reply to an echo that nobody sent,
@@ -224,21 +224,20 @@ func connectionEnd(direction int) func(v int) []expression {
 }
 
 // judging is the part of the table that names the epoch: a new epoch rewrites it.
+//
+// Packets are judged where they are forwarded. What the node itself sends does not pass there, so it reaches every
+// pod, and nobody can pretend to be the node: behind source translation one would have to tell its packets by the
+// lack of an incoming interface, which packets from one port of a bridge to another lack there too.
 func judging(epoch int) []chainDef {
-	node := then(loadMeta(expr.MetaKeyIIF), is(host32(0)...))
 	return []chainDef{
-		{ref{inet, "postrouting"}, &hook{unix.NF_INET_POST_ROUTING, srcnat - 5}, []rule{
+		{ref{inet, "forward"}, &hook{unix.NF_INET_FORWARD, early}, []rule{
 			does(hasLabel(epoch), accept()),
-			// The node reaches every pod. Only what was made on the node has no interface that it came in by: that is
-			// a fact of the packet, where its source address is only a claim.
-			does(node, inDirection(original), setLabel(epoch), accept()),
-			does(node, inState(expr.CtStateBitRELATED|expr.CtStateBitUNTRACKED), accept()),
 			does(goTo("judge")),
 		}},
-		// What a pod sends to its node does not pass postrouting.
-		{ref{inet, "input"}, &hook{unix.NF_INET_LOCAL_IN, -5}, []rule{
+		// What a pod sends to its node is not forwarded.
+		{ref{inet, "input"}, &hook{unix.NF_INET_LOCAL_IN, early}, []rule{
 			does(hasLabel(epoch), accept()),
-			does(inDirection(reply), accept()), // the node is the client
+			does(inDirection(reply), accept()), // the client is the node
 			does(goTo("judge")),
 		}},
 		{ref{inet, "judge"}, nil, judgeRules(epoch)},

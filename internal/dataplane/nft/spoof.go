@@ -43,9 +43,7 @@ func etherType(v int) []expression {
 func fromBoundAddress(version func(v int) []expression) []rule {
 	var rules []rule
 	for v := range 2 {
-		length := []uint32{4, 16}[v]
-		rules = append(rules, does(version(v), payload(expr.PayloadBaseNetworkHeader, []uint32{12, 8}[v], length),
-			loadInterfaceBehind(length), in(versioned("bindings", v).name), accept()))
+		rules = append(rules, does(loadBinding(version, v), in(versioned("bindings", v).name), accept()))
 	}
 	linkLocal := then(payload(expr.PayloadBaseNetworkHeader, 8, 16), hasPrefix(address(0xff, 0xc0), address(0xfe, 0x80)))
 	unspecified := then(payload(expr.PayloadBaseNetworkHeader, 8, 16), is(address(0, 0)...))
@@ -56,6 +54,17 @@ func fromBoundAddress(version func(v int) []expression) []rule {
 		}
 	}
 	return rules
+}
+
+// loadBinding loads the packet's source address and its interface.
+func loadBinding(version func(v int) []expression, v int) []expression {
+	length := []uint32{4, 16}[v]
+	return then(version(v), payload(expr.PayloadBaseNetworkHeader, []uint32{12, 8}[v], length), loadInterfaceBehind(length))
+}
+
+// unbound matches if the source address is not bound to the interface.
+func unbound(version func(v int) []expression, v int) []expression {
+	return then(loadBinding(version, v), notIn(versioned("bindings", v).name))
 }
 
 // loadInterfaceBehind loads the name of the incoming interface behind an address of 4 or 16 bytes in register 1, which
