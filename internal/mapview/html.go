@@ -1,9 +1,8 @@
 package mapview
 
 import (
-	"bytes"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -15,14 +14,31 @@ import (
 	"github.com/ringfence-project/ringfence/internal/reach"
 )
 
-var (
-	//go:embed assets/map.html
-	pageHTML string
-	//go:embed assets/map.css
-	pageCSS string
-	//go:embed assets/map.js
-	pageJS string
-)
+//go:embed assets
+var assets embed.FS
+
+// scripts are the page's, in the order in which they need each other.
+var scripts = []string{"core.js", "layout.js", "graph.js", "matrix.js", "table.js", "detail.js", "main.js"}
+
+// asset returns a file that is part of the program: that it is there is known when the program is built and tested.
+func asset(name string) string {
+	data, err := assets.ReadFile("assets/" + name)
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// script is all scripts as one, with names of its own.
+func script() string {
+	var b strings.Builder
+	b.WriteString("(function () {\n'use strict';\n")
+	for _, name := range scripts {
+		b.WriteString(asset(name))
+	}
+	b.WriteString("})();\n")
+	return b.String()
+}
 
 // page is the data of the HTML page: the document with the pairs packed.
 type page struct {
@@ -57,13 +73,9 @@ func (v View) writeHTML(w io.Writer) error {
 	if v.Title != "" {
 		title = v.Title + " · " + title
 	}
-	var out bytes.Buffer
-	_, err = strings.NewReplacer("%TITLE%", html.EscapeString(title), "%STYLE%", pageCSS, "%SCRIPT%", pageJS, "%DATA%", string(data),
-		"%STYLEHASH%", hash(pageCSS), "%SCRIPTHASH%", hash(pageJS)).WriteString(&out, pageHTML)
-	if err != nil {
-		return fmt.Errorf("map page: %w", err)
-	}
-	_, err = w.Write(out.Bytes())
+	style, code := asset("page.css"), script()
+	_, err = strings.NewReplacer("%TITLE%", html.EscapeString(title), "%STYLE%", style, "%SCRIPT%", code, "%DATA%", string(data),
+		"%STYLEHASH%", hash(style), "%SCRIPTHASH%", hash(code)).WriteString(w, asset("page.html"))
 	return err
 }
 
