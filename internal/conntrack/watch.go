@@ -228,19 +228,26 @@ func (s *socket) read(ctx context.Context, f func(message) (bool, error), lost f
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := s.receive(buffer)
+		if err == nil { // also if ctx ended meanwhile: what was read is not told again
+			if more, err := split(buffer[:n], f); err != nil || !more {
+				return err
+			}
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case err == nil, errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ENOBUFS):
 			lost()
-			continue
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
+		case errors.Is(err, os.ErrDeadlineExceeded): // set by the end of an earlier context
+			if err := s.conn.SetReadDeadline(time.Time{}); err != nil {
+				return fmt.Errorf("read conntrack socket: %w", err)
+			}
+			if ctx.Err() != nil { // the deadline that we just took away may have been this context's
+				return ctx.Err()
+			}
+		default:
 			return fmt.Errorf("read conntrack socket: %w", err)
-		}
-		if more, err := split(buffer[:n], f); err != nil || !more {
-			return err
 		}
 	}
 }

@@ -1,0 +1,165 @@
+// Package flowlog keeps what was seen of connections: who talked to whom, and what policy said to it. A Log is
+// bounded in number and bytes however much is seen; what it forgets it has counted.
+//
+// It is a value that is told things: the goroutines that hear the kernel are in flowlog/watch, those that answer
+// on a socket in flowlog/socket.
+package flowlog
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/label"
+)
+
+// End is one end of a flow, named as it was when the flow was seen: names stay when the pod is gone.
+type End struct {
+	Address   netip.Addr
+	Namespace string // empty for what is no pod
+	Pod       string
+	Kind      string // of the pod's workload; empty for a bare pod
+	Workload  string // the pod's own name for a bare pod
+	Labels    label.Set
+	Node      string // the node's name, if this end is a node
+	Unknown   bool   // an address that only a pod can have, but nobody knew whose
+}
+
+// NewEnd names a party.
+func NewEnd(p cluster.Party) End {
+	e := End{Address: p.Addr, Unknown: p.Unknown}
+	if p.Node != nil {
+		e.Node = p.Node.Name
+		e.Labels = p.Node.Labels
+	}
+	if pod := p.Endpoint; pod != nil {
+		e.Namespace, e.Pod, e.Labels = pod.Namespace, pod.Name, pod.Labels
+		e.Kind, e.Workload = pod.Owner.Kind, pod.Owner.Name
+		if e.Workload == "" {
+			e.Workload = pod.Name
+		}
+	}
+	return e
+}
+
+// IsPod reports whether this end is a pod, known or not.
+func (e *End) IsPod() bool { return e.Pod != "" || e.Unknown }
+
+// String is "namespace/pod", "node/name", "unknown pod 10.0.0.1" or the address.
+func (e *End) String() string {
+	switch {
+	case e.Pod != "":
+		return e.Namespace + "/" + e.Pod
+	case e.Node != "":
+		return "node/" + e.Node
+	case e.Unknown:
+		return "unknown pod " + e.Address.String()
+	}
+	return e.Address.String()
+}
+
+// Group is what flows are summed up by: "namespace/workload", "node/name", "unknown pods", or the address.
+func (e *End) Group() string {
+	switch {
+	case e.Pod != "":
+		return e.Namespace + "/" + e.Workload
+	case e.Unknown:
+		return "unknown pods"
+	}
+	return e.String()
+}
+
+// Asked is the address that a client asked for where it was translated to another one.
+type Asked struct {
+	Address netip.Addr
+	Port    uint16
+	Service string // "namespace/name", if it is a Service's that is known
+}
+
+// Ending is what is known of a connection when it is over.
+type Ending struct {
+	Time time.Time
+	// Duration is from the first packet until both ends were done, or, for what has no goodbye (UDP), until the
+	// kernel forgot it.
+	Duration                     time.Duration
+	BytesSent, BytesReceived     uint64 // by the client; with headers
+	PacketsSent, PacketsReceived uint64
+	Unseen                       bool // the end itself was missed: only the time when that was noticed is known
+}
+
+// Record is a connection that was let through, or a denial. It is not changed once it is in a Log: what becomes
+// known later makes a new one with the same ID.
+type Record struct {
+	ID                  uint64 // grows; 0 is none
+	Time                time.Time
+	Source, Destination End
+	Protocol            flow.Protocol
+	Port                uint16
+	Asked               *Asked // nil if the client asked for Destination itself
+	Verdict             flow.Verdict
+	Direction           flow.Direction // the side that denied
+	// Rule is the rule that decided; if RuleKnown, the zero Rule means that no policy applies.
+	Rule      flow.Rule
+	RuleKnown bool
+	// Reason is why a denied connection met no rule that allows it, as far as somebody could say.
+	Reason string
+	// Earlier: the connection is older than the log, and its names are those of when the log began.
+	Earlier  bool
+	Answered bool    // the server answered
+	End      *Ending // nil for a denial, and while the connection is open
+	// Packets are the denied packets of the same kind that this record stands for, as far as the kernel logged them;
+	// Last is the newest one's time.
+	Packets int
+	Last    time.Time
+}
+
+// Denied reports whether r is a denial.
+func (r *Record) Denied() bool { return r.Verdict != flow.Allow }
+
+// By is the rule as text: "no policy" if none applies, "unknown rule" if nobody could tell.
+func (r *Record) By() string {
+	if !r.RuleKnown {
+		return unknownRule
+	}
+	return r.Rule.String()
+}
+
+// size is about what a record costs, in bytes.
+func (r *Record) size() int {
+	size := 512 + len(r.Reason)
+	for _, e := range [...]*End{&r.Source, &r.Destination} {
+		size += len(e.Namespace) + len(e.Pod) + len(e.Workload) + len(e.Labels.String()) + len(e.Node)
+	}
+	if r.Asked != nil {
+		size += 64 + len(r.Asked.Service)
+	}
+	if r.End != nil {
+		size += 96
+	}
+	return size
+}
+
+// Pair is what flows are summed up by.
+type Pair struct {
+	Source, Destination string // as End.Group gives them
+	Protocol            flow.Protocol
+	Port                uint16
+	Verdict             flow.Verdict
+	Rule                flow.Rule
+	RuleKnown           bool // if not, Rule is zero
+}
+
+// By is the rule as text: "no policy" if none applies, "unknown rule" if nobody could tell.
+func (p *Pair) By() string {
+	if !p.RuleKnown {
+		return unknownRule
+	}
+	return p.Rule.String()
+}
+
+// Pair is the pair that r counts for.
+func (r *Record) Pair() Pair {
+	return Pair{Source: r.Source.Group(), Destination: r.Destination.Group(), Protocol: r.Protocol, Port: r.Port,
+		Verdict: r.Verdict, Rule: r.Rule, RuleKnown: r.RuleKnown}
+}

@@ -1,0 +1,75 @@
+package flowlog
+
+import (
+	"net/netip"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// Names is what a Log asks about a flow at the moment it is seen. All of them are quick, do not block, and may be
+// called while the Log is locked, so they must not call it. Only State is needed; without another one its answer is
+// not known.
+type Names struct {
+	// State is the cluster as it is now.
+	State func() *cluster.State
+	// Decide gives the rule behind a connection that was let through: of what is in force.
+	Decide func(flow.Tuple) flow.Decision
+	// Attribute gives the rule behind a denied packet, by the row that dropped it.
+	Attribute func(ruleset.RowID, flow.Tuple) (flow.Rule, bool)
+	// Rules gives all rules that a row may deny by, for its counter.
+	Rules func(ruleset.RowID) []flow.Rule
+	// Reason says in a few words what a denied connection lacked. It is asked once for each kind of denial.
+	Reason func(flow.Tuple, flow.Rule) string
+	// Service names the Service that has an address and port, "" for none.
+	Service func(netip.AddrPort, flow.Protocol) string
+}
+
+// ends names both ends of t, and completes it: whether the client is the server's own node is known only here.
+func (n *Names) ends(t flow.Tuple) (src, dst End, full flow.Tuple) {
+	c := n.State().Resolve(t)
+	return NewEnd(c.From), NewEnd(c.To), c.Tuple()
+}
+
+// allowedBy gives the rule of a connection that passed. Where what is in force now would deny it, it is not known:
+// the connection passed under another generation.
+func (n *Names) allowedBy(t flow.Tuple) (flow.Rule, bool) {
+	if n.Decide == nil {
+		return flow.Rule{}, false
+	}
+	d := n.Decide(t)
+	if d.Verdict != flow.Allow {
+		return flow.Rule{}, false
+	}
+	return d.Rule, true
+}
+
+func (n *Names) deniedBy(row ruleset.RowID, t flow.Tuple) (flow.Rule, bool) {
+	if n.Attribute == nil {
+		return flow.Rule{}, false
+	}
+	return n.Attribute(row, t)
+}
+
+func (n *Names) asked(a netip.AddrPort, p flow.Protocol) *Asked {
+	asked := &Asked{Address: a.Addr(), Port: a.Port()}
+	if n.Service != nil {
+		asked.Service = n.Service(a, p)
+	}
+	return asked
+}
+
+func (n *Names) rules(row ruleset.RowID) []flow.Rule {
+	if n.Rules == nil {
+		return nil
+	}
+	return n.Rules(row)
+}
+
+func (n *Names) reason(t flow.Tuple, r flow.Rule) string {
+	if n.Reason == nil {
+		return ""
+	}
+	return n.Reason(t, r)
+}
