@@ -94,7 +94,7 @@ func Boot(ctx context.Context, spec Spec) (*Lab, error) {
 func (l *Lab) plugIn(ctx context.Context) error {
 	start := time.Now()
 	defer func() { l.timings.Wire = time.Since(start) }()
-	return wire(ctx, l.plan, l.node.ns, append(slices.Clone(l.pods), l.outside))
+	return wire(ctx, l.plan, l.node, append(slices.Clone(l.pods), l.outside))
 }
 
 // stations are all hosts.

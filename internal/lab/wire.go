@@ -148,9 +148,9 @@ func wireNode(h *netlink.Handle, p *plan) error {
 }
 
 // wire plugs hosts into the node.
-func wire(ctx context.Context, p *plan, node *netns.NS, hosts []*station) error {
+func wire(ctx context.Context, p *plan, node *station, hosts []*station) error {
 	err := inParallel(ctx, len(hosts), func(next <-chan int) error {
-		return withHandle(node, func(h *netlink.Handle) error {
+		return withHandle(node.ns, func(h *netlink.Handle) error {
 			for i := range next {
 				if err := plug(h, p, hosts[i], firstVethIndex+i); err != nil {
 					return fmt.Errorf("wire %s: %w", hosts[i].name(), err)
@@ -162,7 +162,7 @@ func wire(ctx context.Context, p *plan, node *netns.NS, hosts []*station) error 
 	if err != nil {
 		return err
 	}
-	if err := introduce(ctx, p, node, hosts); err != nil {
+	if err := introduce(ctx, p, node.ns, hosts); err != nil {
 		return err
 	}
 	return awaitLinks(ctx, p, node, hosts)
