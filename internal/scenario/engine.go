@@ -1,10 +1,13 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/compile"
+	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
@@ -20,7 +23,7 @@ type Engine interface {
 }
 
 // Engines returns one of each engine that needs nothing but memory, the reference first.
-func Engines() []Engine { return []Engine{&reference{}, &interpreter{}} }
+func Engines() []Engine { return []Engine{&reference{}, &interpreter{}, newNode()} }
 
 // reference is package eval.
 type reference struct{ state *cluster.State }
@@ -65,4 +68,45 @@ func (i *interpreter) Load(s *cluster.State) error {
 
 func (i *interpreter) Judge(c cluster.Connection) (flow.Decision, error) {
 	return i.current.Decide(c.Tuple()), nil
+}
+
+// node is the whole way to the packets, with a fake for the kernel: the engine and its dataplane, a tenth of whose
+// operations fail, so that every scenario tries again too.
+type node struct {
+	kernel *dataplane.FakeKernel
+	engine *engine.Engine
+}
+
+const (
+	faultChance = 0.1
+	faultSeed   = 1
+	maxAttempts = 50 // 0.1^50 is never
+)
+
+func newNode() *node {
+	k := dataplane.NewFakeKernel()
+	k.Fail(faultChance, faultSeed)
+	return &node{k, engine.New(k.Open(), compile.Options{})}
+}
+
+func (*node) Name() string { return "node" }
+
+func (n *node) Load(s *cluster.State) error {
+	var err error
+	for range maxAttempts {
+		if err = n.engine.Sync(context.Background(), engine.Input{State: s}); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// Judge sends a packet. Which rule let it through no packet tells, so that is what the ruleset says, if it says the
+// same of the packet.
+func (n *node) Judge(c cluster.Connection) (flow.Decision, error) {
+	d := n.engine.Ruleset().Decide(c.Tuple())
+	if arrives := n.kernel.Connect(c.Tuple()).Send(); arrives != (d.Verdict == flow.Allow) {
+		return flow.Decision{Verdict: map[bool]flow.Verdict{true: flow.Allow}[arrives]}, nil
+	}
+	return d, nil
 }

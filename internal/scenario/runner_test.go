@@ -43,14 +43,14 @@ func TestWhatIsWrongFails(t *testing.T) {
 		command, want string
 		failures      int
 	}{
-		{"! allow a/web -> a/db:5432", "is allow by a/p ingress[0] (all.yaml:16), want deny", 4},
-		{"allow a/web -> a/db:1", "is deny by a/p ingress (all.yaml:11), want allow", 4},
-		{"allow a/web -> a/db:sql by a/q", "want it by a/q", 4},
-		{"allow a/web -> a/db:sql by a/p ingress[1]", "want it by a/p ingress[1]", 4},
-		{"allow a/db -> a/web:1 by a/p", "is allow by no policy, want it by a/p", 4},
-		{"allow a/web -> a/db:sql by no policy", "want it by no policy", 4},
+		{"! allow a/web -> a/db:5432", "is allow by a/p ingress[0] (all.yaml:16), want deny", 6},
+		{"allow a/web -> a/db:1", "is deny by a/p ingress (all.yaml:11), want allow", 6},
+		{"allow a/web -> a/db:sql by a/q", "want it by a/q", 6},
+		{"allow a/web -> a/db:sql by a/p ingress[1]", "want it by a/p ingress[1]", 6},
+		{"allow a/db -> a/web:1 by a/p", "is allow by no policy, want it by a/p", 6},
+		{"allow a/web -> a/db:sql by no policy", "want it by no policy", 6},
 		{"! allow a/app -> a/db:5432", "", -1}, // no such pod: an error
-		{"! allow a/* -> a/db:5432", "is allow", 4},
+		{"! allow a/* -> a/db:5432", "is allow", 6},
 		{"explain a/web -> a/db:1 > wrong.txt", "differs in line 1; -update rewrites it\nwant: nothing like it\ngot:  DENY  a/web -> a/db:1/tcp", 1},
 		{"matrix sql > wrong.txt", "differs in line 1", 1},
 		{"load all.yaml broken.yaml\n! allow a/web -> a/db:sql", "broken.yaml:1: NetworkPolicy a/q", 1},

@@ -148,14 +148,7 @@ func (r *runner) command(text string) error {
 func (r *runner) load(files []string) error {
 	r.finishLoad()
 	b := manifest.NewBundle()
-	if len(files) == 0 {
-		for _, f := range r.archive.Files {
-			if slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(f.Name)) {
-				files = append(files, f.Name)
-			}
-		}
-	}
-	for _, name := range files {
+	for _, name := range r.manifests(files) {
 		data, err := r.readFile(name)
 		if err != nil {
 			return err
@@ -171,6 +164,19 @@ func (r *runner) load(files []string) error {
 		r.problems = append(r.problems, "note: "+n.String())
 	}
 	return r.use(loaded.Objects)
+}
+
+// manifests are the files named, or all manifests of the archive.
+func (r *runner) manifests(named []string) []string {
+	if len(named) > 0 {
+		return named
+	}
+	for _, f := range r.archive.Files {
+		if slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(f.Name)) {
+			named = append(named, f.Name)
+		}
+	}
+	return named
 }
 
 func (r *runner) readFile(name string) ([]byte, error) {
