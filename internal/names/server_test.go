@@ -44,6 +44,10 @@ func newNS(t *testing.T) *netns.NS {
 	if err == nil {
 		err = h.LinkSetUp(lo)
 	}
+	if err == nil { // with loopback alone, the C library would not even ask for addresses
+		addr := &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(32, 32)}
+		err = h.AddrAdd(lo, &netlink.Addr{IPNet: addr})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
