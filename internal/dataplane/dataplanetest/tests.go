@@ -123,6 +123,7 @@ func testDirections(s *suite) {
 	s.allow(tcp(B, Outside, 80)...)
 	s.allow(tcp(Outside, A, 80)...) // nobody speaks of what comes to A, and A's answers belong to it
 	s.allow(tcp(Node, C, 80)...)    // the node reaches its pods
+	s.allow(tcp(Node, A, 80)...) // and gets their answers
 	s.allow(udp(Node, C, 80)...)
 	s.allow(echo(Node, C)...)
 	s.deny(tcp(A, Node, 80)...) // but pods reach the node as their egress says
