@@ -260,7 +260,8 @@ func (x *host) converse(c net.Conn) {
 	}
 }
 
-const patience = 3 * time.Second
+// patience is for what is denied, which is silent; everything else answers at once.
+const patience = time.Second
 
 // dial connects from a namespace; a datagram socket sends its first byte at once.
 func dial(ns *netns.NS, network string, to netip.AddrPort) (net.Conn, error) {
