@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/podspec"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -30,12 +31,13 @@ type Bundle struct {
 	notices    []Notice
 	ignored    map[string]int
 	owners     map[ownerKey]cluster.Owner // of pods and workloads: who controls them
+	specs      map[specKey]podspec.Spec   // of pods and workloads: what runs in them
 }
 
 // NewBundle returns an empty bundle.
 func NewBundle() *Bundle {
 	return &Bundle{types: fieldTables{}, seen: map[string]string{}, ignored: map[string]int{},
-		owners: map[ownerKey]cluster.Owner{}}
+		owners: map[ownerKey]cluster.Owner{}, specs: map[specKey]podspec.Spec{}}
 }
 
 // Report adds a problem that a source met outside of the manifests, such as a file that cannot be read.

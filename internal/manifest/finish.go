@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/podspec"
 )
 
 // Options are choices for Finish. The zero value is good.
@@ -22,11 +23,13 @@ type Options struct {
 type Result struct {
 	// Objects are ready for cluster.NewState. Policies with a problem are in it as stand-ins that deny, see
 	// policy.Policy.Defect.
-	Objects  cluster.Objects
-	Services []Service      // by namespace and name
-	Problems []Problem      // by file and line
-	Notices  []Notice       // by file and line
-	Ignored  map[string]int // how many objects of kinds that do not matter
+	Objects cluster.Objects
+	// Workloads say what runs in each pod, on a machine without containers.
+	Workloads map[cluster.Key]podspec.Spec
+	Services  []Service      // by namespace and name
+	Problems  []Problem      // by file and line
+	Notices   []Notice       // by file and line
+	Ignored   map[string]int // how many objects of kinds that do not matter
 }
 
 // Finish makes pods from the workloads and returns everything. The bundle can take more files afterwards and be
@@ -37,6 +40,7 @@ func (b *Bundle) Finish(opts Options) Result {
 	r.Objects = cluster.Objects{Namespaces: slices.Clone(b.namespaces), Nodes: slices.Clone(b.nodes), Policies: slices.Clone(b.policies)}
 	e := newExpansion(b, cmp.Or(opts.MaxReplicas, 10_000))
 	r.Objects.Endpoints = e.pods()
+	r.Workloads = b.podSpecs(r.Objects.Endpoints)
 	for _, w := range b.workloads {
 		r.Objects.Workloads = append(r.Objects.Workloads, w.Workload)
 	}

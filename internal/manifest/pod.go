@@ -29,6 +29,7 @@ func (b *Bundle) takePod(o *object, pod *corev1.Pod) {
 	if owner := metav1.GetControllerOf(pod); owner != nil {
 		e.Owner = cluster.Owner{Kind: owner.Kind, Name: owner.Name}
 	}
+	b.keepSpec(o, "", &pod.ObjectMeta, &pod.Spec)
 	b.pods = append(b.pods, e)
 }
 

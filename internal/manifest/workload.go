@@ -40,6 +40,7 @@ func (b *Bundle) addWorkload(o *object, meta *metav1.ObjectMeta, base string, t 
 	w.Key, w.Kind, w.Template = o.key, o.kind, e
 	e.Owner = cluster.Owner{Kind: o.kind, Name: o.key.Name}
 	w.nodeSelector = t.Spec.NodeSelector
+	b.keepSpec(o, base, &t.ObjectMeta, &t.Spec)
 	b.workloads = append(b.workloads, w)
 	if owner := metav1.GetControllerOf(meta); owner != nil {
 		b.owners[w.ownerKey()] = cluster.Owner{Kind: owner.Kind, Name: owner.Name}

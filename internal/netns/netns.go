@@ -103,3 +103,16 @@ func Dup(fd int) (*NS, error) {
 	}
 	return &NS{os.NewFile(uintptr(n), "netns")}, nil
 }
+
+// Same reports whether o is the same namespace.
+func (n *NS) Same(o *NS) (bool, error) {
+	a, err := n.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("look at network namespace: %w", err)
+	}
+	b, err := o.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("look at network namespace: %w", err)
+	}
+	return os.SameFile(a, b), nil
+}

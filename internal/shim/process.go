@@ -1,0 +1,147 @@
+//go:build linux
+
+package shim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a process, told apart from another one that has its number later: by when it started, and in which boot.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks since boot
+	Boot  string `json:"boot"`
+}
+
+// self is the calling process as the mounted /proc sees it, which may be that of a parent PID namespace.
+func self() (Process, error) {
+	target, err := os.Readlink("/proc/self")
+	if err != nil {
+		return Process{}, fmt.Errorf("find own process: %w", err)
+	}
+	pid, err := strconv.Atoi(target)
+	if err != nil {
+		return Process{}, fmt.Errorf("find own process: /proc/self is %q", target)
+	}
+	return identify(pid)
+}
+
+// Self is the calling process.
+func Self() (Process, error) { return identify(os.Getpid()) }
+
+func identify(pid int) (Process, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Process{}, fmt.Errorf("read boot id: %w", err)
+	}
+	start, _, err := stat(pid)
+	return Process{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot))}, err
+}
+
+// stat reads when a process started, and its state letter.
+func stat(pid int) (start uint64, state byte, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at process %d: %w", pid, err)
+	}
+	// the name is in brackets and may contain anything, brackets too
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	const stateAt, startAt = 0, 19 // fields 3 and 22 of proc_pid_stat(5)
+	if len(fields) <= startAt {
+		return 0, 0, fmt.Errorf("look at process %d: its stat has %d fields", pid, len(fields))
+	}
+	start, err = strconv.ParseUint(string(fields[startAt]), 10, 64)
+	return start, fields[stateAt][0], err
+}
+
+// Alive reports whether p still runs.
+func (p Process) Alive() bool {
+	now, err := identify(p.PID)
+	if p.PID <= 0 || err != nil || now != p {
+		return false
+	}
+	_, state, err := stat(p.PID)
+	return err == nil && state != 'Z' && state != 'X'
+}
+
+// open returns a descriptor of p that no other process can come to have.
+func (p Process) open() (*os.File, error) {
+	if p.PID <= 0 {
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	if !p.Alive() { // looked at after the descriptor is there: it is p's, or p is gone
+		f.Close()
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	return f, nil
+}
+
+// Signal sends p a signal. It is os.ErrProcessDone if p is gone.
+func (p Process) Signal(s syscall.Signal) error {
+	f, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.PidfdSendSignal(int(f.Fd()), s, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	return err
+}
+
+// Await returns true when p has ended, or false after the given time.
+func (p Process) Await(d time.Duration) bool {
+	f, err := p.open()
+	if err != nil {
+		return errors.Is(err, os.ErrProcessDone)
+	}
+	defer f.Close()
+	until := time.Now().Add(d)
+	for {
+		left := time.Until(until)
+		if left < 0 {
+			return !p.Alive()
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if n > 0 {
+			return true
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return !p.Alive()
+		}
+	}
+}
+
+// openNamespace opens a namespace of p, such as "net", and makes sure that it is p's.
+func (p Process) openNamespace(kind string) (*os.File, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", p.PID, kind))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !p.Alive() {
+		if f != nil {
+			f.Close()
+		}
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s namespace of process %d: %w", kind, p.PID, err)
+	}
+	return f, nil
+}
