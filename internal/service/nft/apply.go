@@ -43,6 +43,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/service"
 )
@@ -63,6 +64,8 @@ type Change struct {
 	Chains, Elements int // changed, added or removed
 	Rebuilt          bool
 	Flows            int // UDP flows that were forgotten, as they led to a backend that is gone
+
+	udp bool // a chain of a UDP port is among those
 }
 
 // Zero reports whether nothing was done.
@@ -85,7 +88,7 @@ func (k *Kernel) Apply(t *service.Table) (Change, error) {
 			c, err = k.commit(have, want)
 		}
 	}
-	if err != nil || (c.Zero() && k.swept) {
+	if err != nil || k.swept && !c.udp { // reading all that is tracked is dear where there is much
 		return c, err
 	}
 	c.Flows, err = forget(k.ns, newStale(t, have, want))
@@ -224,6 +227,11 @@ func (b *batch) keep(err error) {
 	}
 }
 
+func (b *batch) changed(chain string) {
+	b.change.Chains++
+	b.change.udp = b.change.udp || strings.Contains(chain, "/"+flow.UDP.String()+"/")
+}
+
 func (b *batch) chain(name string) *nftables.Chain {
 	return &nftables.Chain{Name: name, Table: b.table}
 }
@@ -284,7 +292,7 @@ func (b *batch) takeAway(have *realized, want *image) {
 	}
 	for _, name := range gone {
 		b.conn.DelChain(b.chain(name))
-		b.change.Chains++
+		b.changed(name)
 	}
 	for _, name := range sortedKeys(have.sets) {
 		if want.sets[name] == nil {
@@ -307,7 +315,7 @@ func (b *batch) elements(s *set, list []nftables.SetElement, send func(*nftables
 // fill adds the rules of changed chains and the elements that are missing.
 func (b *batch) fill(have *realized, want *image, changed []string) {
 	for _, name := range changed {
-		b.change.Chains++
+		b.changed(name)
 		for _, r := range want.chains[name].rules {
 			b.rule(name, r)
 		}
