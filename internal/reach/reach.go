@@ -132,8 +132,8 @@ func (m *Map) address(s *cluster.State, opts Options) error {
 			}
 		}
 		if namesBlocks(s) {
-			m.Notices = append(m.Notices, fmt.Sprintf("for policies with address blocks, %s without an address is taken to be in %s and %s",
-				plural(without, "pod"), opts.Pods[0], opts.Pods[1]))
+			m.Notices = append(m.Notices, fmt.Sprintf("pods without an address (%d) are taken to be in %s and %s where policies name address blocks",
+				without, opts.Pods[0], opts.Pods[1]))
 		}
 	}
 	state, err := cluster.NewState(o)

@@ -38,8 +38,18 @@ if (seen.size) {
   modes.violations = ['seen and denied', (a, f, t) => (seen.get(f * N + t) || {}).denied > 0];
 }
 
-const state = {view: 'graph', mode: 'telling', query: '', hits: null, box: -1, pair: null, collapsed: new Set(), folded: new Set()};
+const state = {view: 'graph', mode: 'telling', query: '', hits: null, box: -1, pair: null, between: null, busy: new Map(), collapsed: new Set(), folded: new Set()};
 const shown = (from, to) => from !== to && modes[state.mode][1](answer(from, to), from, to);
+
+// busy are boxes that reach, or are reached by, so many others that lines would hide all else: name servers, monitoring.
+// Their lines are drawn when they are looked at.
+function findBusy() {
+  const out = new Int32Array(N), into = new Int32Array(N), most = Math.max(6, N * .4);
+  for (let f = 0; f < N; f++) for (let t = 0; t < N; t++) if (shown(f, t)) { out[f]++; into[t]++; }
+  state.busy = new Map();
+  for (let i = 0; i < N; i++) if (out[i] >= most || into[i] >= most) state.busy.set(i, {out: out[i], into: into[i]});
+}
+const drawn = (from, to) => !state.busy.has(from) && !state.busy.has(to) && shown(from, to);
 
 // Searching: every word has to be part of a box's name, kind, namespace, label or port.
 const haystacks = D.boxes.map((b, i) => [b.name, b.kind, b.owner, ...labelTexts(b.labels), ...labelTexts(D.groups[groupOf[i]].labels),

@@ -74,7 +74,7 @@ function links(pairs, name, limit) {
   const item = p => {
     const a = answer(...p), s = seen.get(p[0] * N + p[1]);
     const rules = rulesOf(a);
-    const right = a.level === 'none' ? (rules[0] ? rules[0].place || rules[0].text : '') : a.text;
+    const right = a.level === 'none' ? (rules[0] ? (rules[0].place || rules[0].text).split('/').pop() : '') : a.text;
     return el('li', {}, el('button', {type: 'button', onclick: () => selectPair(...p)}, el('span', {}, name(p), s ? ' ' : '', s ? tag(s.denied ? 'deny' : 'warn', seenText(s)) : ''), el('span', {}, right)));
   };
   const list = el('ul', {class: 'links'}, ...pairs.slice(0, most).map(item));

@@ -5,8 +5,7 @@ const graph = {zoom: 1, fitted: true, plan: null, nodes: new Map(), heads: new M
 
 function drawGraph() {
   const canvas = byId('canvas');
-  const aspect = Math.min(2.4, Math.max(.9, canvas.clientWidth / Math.max(1, canvas.clientHeight)));
-  const p = graph.plan = layout(aspect);
+  const p = graph.plan = layout({w: canvas.clientWidth, h: canvas.clientHeight});
   graph.nodes.clear();
   graph.heads.clear();
   const root = svg('svg', {viewBox: `0 0 ${p.w} ${p.h}`, role: 'group', id: 'svg', 'aria-label': 'Graph. Arrow keys move between workloads, Enter selects, Escape goes back.'}, markers());
@@ -27,14 +26,14 @@ function drawGraph() {
 
 function markers() {
   return svg('defs', {}, ...['', 'in', 'out', 'deny'].map(k => svg('marker', {id: 'm-' + k, class: 'm-' + k, viewBox: '0 0 8 8', refX: 7, refY: 4,
-    markerWidth: 7, markerHeight: 7, markerUnits: 'userSpaceOnUse', orient: 'auto'}, svg('path', {d: 'M0 .6 L8 4 L0 7.4 z'}))));
+    markerWidth: 7, markerHeight: 7, markerUnits: 'userSpaceOnUse', orient: 'auto-start-reverse'}, svg('path', {d: 'M0 .6 L8 4 L0 7.4 z'}))));
 }
 
 function drawGroup(g) {
   const data = D.groups[g.id], closed = state.collapsed.has(g.id);
   const count = plural(data.boxes.length, 'box', 'boxes');
   const labels = labelTexts(data.labels).filter(t => !t.startsWith('kubernetes.io/metadata.name='));
-  const second = closed ? count : [g.whole ? '⟲ all reach each other: ' + answer(data.boxes[0], data.boxes[1]).text : '', ...labels].filter(Boolean).join('  ') || count;
+  const second = closed ? count : [g.whole ? 'all reach each other' + (answer(data.boxes[0], data.boxes[1]).text === 'all' ? '' : ': ' + answer(data.boxes[0], data.boxes[1]).text) : '', ...labels].filter(Boolean).join('  ') || count;
   const toggle = () => toggleGroup(g.id);
   const head = svg('g', {class: 'head', role: 'button', tabindex: '-1', 'data-group': g.id, 'aria-expanded': String(!closed), onclick: toggle, onkeydown: onEnter(toggle),
     'aria-label': `${data.name}, ${count}`},
@@ -58,19 +57,23 @@ function drawNode(i, at) {
     svg('rect', {class: 'card', width: box.w, height: box.h, rx: 8}),
     b.fencedIngress ? svg('rect', {class: 'bars', x: 5, y: 9, width: 3, height: box.h - 18, rx: 1.5}) : null,
     b.fencedEgress ? svg('rect', {class: 'bars', x: box.w - 8, y: 9, width: 3, height: box.h - 18, rx: 1.5}) : null,
-    svg('text', {x: 16, y: 18.5, class: 'name'}, fit(shortName(b), '600 12.5px ' + sans, box.w - 32)),
-    svg('text', {x: 16, y: 34, class: 'sub'}, subtitle(b)));
+    svg('text', {x: 16, y: 19.5, class: 'name'}, fit(shortName(b), '600 13px ' + sans, box.w - 32)),
+    svg('text', {x: 16, y: 36, class: 'sub'}, subtitle(i)));
   return node;
 }
 
-const cut = text => fit(text, '600 11px ' + sans, box.w - 32);
-function subtitle(b) {
+const cut = text => fit(text, '600 11.5px ' + sans, box.w - 32);
+function subtitle(i) {
+  const b = D.boxes[i], busy = state.busy.get(i);
+  if (busy) return cut(busyText(busy));
   if (b.kind === 'world') return 'every other address';
   if (b.kind === 'block') return (b.prefixes || []).length > 1 ? plural(b.prefixes.length, 'block') : 'address block';
   if (b.kind === 'nodes') return plural(b.pods.length, 'node');
   const ports = (b.ports || []).map(portText).join(', ');
   return cut(ports || (b.owner === 'Pod' ? 'pod' : plural(b.pods.length, 'pod')));
 }
+
+const busyText = n => [n.into > 5 ? 'reached by ' + n.into : '', n.out > 5 ? 'reaches ' + n.out : ''].filter(Boolean).join(', ');
 
 // The point of view: the box that is looked at, or the one that is selected.
 const viewed = () => graph.hover >= 0 ? graph.hover : state.box;
@@ -106,7 +109,7 @@ function endOfGroup(g) {
 function overview(layer, focus) {
   const single = [], bundles = new Map(), whole = graph.plan.groups.map(g => g.whole);
   for (let f = 0; f < N; f++) for (let t = 0; t < N; t++) {
-    if (!shown(f, t) || groupOf[f] === groupOf[t] && (whole[groupOf[f]] || state.collapsed.has(groupOf[f]))) continue;
+    if (!drawn(f, t) || groupOf[f] === groupOf[t] && (whole[groupOf[f]] || state.collapsed.has(groupOf[f]))) continue;
     single.push([f, t]);
     if (groupOf[f] !== groupOf[t]) {
       const k = groupOf[f] + ' ' + groupOf[t];
@@ -116,20 +119,32 @@ function overview(layer, focus) {
   const faint = focus >= 0 ? ' dim' : '', red = state.mode === 'denied' || state.mode === 'violations' ? ' deny' : '';
   const say = byId('live');
   if (single.length <= few) {
-    for (const [f, t] of single) line(layer, endOf(f), endOf(t), 'edge' + red + faint, 1.3, `${D.boxes[f].name} → ${D.boxes[t].name}: ${answer(f, t).text}`, () => selectPair(f, t));
-    announce(plural(single.length, 'connection'));
+    pairLines(layer, single, 'edge' + red + faint);
+    announce(plural(single.length, 'connection') + busyNote());
     return;
   }
   const inner = single.filter(([f, t]) => groupOf[f] === groupOf[t]);
-  if (inner.length <= 3 * few) for (const [f, t] of inner) line(layer, endOf(f), endOf(t), 'edge' + red + faint, 1.1, `${D.boxes[f].name} → ${D.boxes[t].name}: ${answer(f, t).text}`, () => selectPair(f, t));
+  if (inner.length <= 3 * few) pairLines(layer, inner, 'edge' + red + faint);
   if (bundles.size <= fewBundles) {
     for (const [k, count] of bundles) {
       const [f, t] = k.split(' ').map(Number);
       line(layer, endOfGroup(f), endOfGroup(t), 'edge bundle' + red + faint, 1.2 + Math.min(4, Math.log2(count) * .7), `${D.groups[f].name} → ${D.groups[t].name}: ${plural(count, 'pair')}`, () => selectGroups(f, t));
     }
-    announce(`${plural(single.length, 'connection')}, bundled between namespaces`);
+    announce(`${plural(single.length, 'connection')}, bundled between namespaces${busyNote()}`);
   } else {
     announce(`${plural(single.length, 'connection')}, too many to draw: point at a workload to see its own`);
+  }
+}
+
+const busyNote = () => state.busy.size ? ` · ${plural(state.busy.size, 'busy box', 'busy boxes')} drawn when pointed at` : '';
+
+// pairLines draws a line for each pair; what goes both ways is one line with two heads.
+function pairLines(layer, pairs, cls) {
+  const all = new Set(pairs.map(([f, t]) => f * N + t));
+  for (const [f, t] of pairs) {
+    const both = all.has(t * N + f);
+    if (both && t < f) continue;
+    line(layer, endOf(f), endOf(t), cls, 1.3, `${D.boxes[f].name} ${both ? '↔' : '→'} ${D.boxes[t].name}: ${answer(f, t).text}`, () => selectPair(f, t), '', both);
   }
 }
 
@@ -152,12 +167,70 @@ function focusEdges(layer, focus) {
 }
 
 // line draws a connection, with a wide invisible one to point at.
-function line(layer, a, b, cls, width, title, onclick, marker) {
-  const d = curve(a, b), end = marker || (cls.includes('deny') ? 'deny' : '');
+function line(layer, a, b, cls, width, title, onclick, marker, both) {
+  const d = route(a, b), end = marker || (cls.includes('deny') ? 'deny' : '');
   if (onclick) layer.append(svg('path', {d, class: 'wide', onclick}, svg('title', {}, title)));
-  const e = svg('path', {d, class: cls, 'marker-end': `url(#m-${end})`});
+  const e = svg('path', {d, class: cls, 'marker-end': `url(#m-${end})`, 'marker-start': both ? `url(#m-${end})` : null});
   e.style.strokeWidth = width;
   layer.append(e);
+}
+
+// route is a curve, or where that would run behind other boxes and look like theirs, a way around them: along the gaps
+// between columns and between rows.
+function route(a, b) {
+  const c = curve(a, b), blocks = obstacles(a, b);
+  if (a.id < 0 || b.id < 0 || !crosses(c.points, blocks)) return c.d;
+  const right = b.x > a.x + a.w ? 1 : -1, sameColumn = !(b.x >= a.x + a.w - 4) && !(b.x + b.w <= a.x + 4);
+  const ya = a.y + a.h / 2, yb = b.y + b.h / 2 + 3, out = sameColumn ? 1 : right, into = sameColumn ? 1 : -right;
+  const x1 = out > 0 ? a.x + a.w : a.x, x2 = into > 0 ? b.x + b.w + 1 : b.x - 1, c1 = x1 + out * 20, c2 = x2 + into * 26;
+  let best = null, cost = Infinity;
+  for (const y of lanes(blocks, a, b)) {
+    const points = [[x1, ya], [c1, ya], [c1, y], [c2, y], [c2, yb], [x2, yb]], bad = crosses(sampled(points), blocks);
+    const length = Math.abs(y - ya) + Math.abs(y - yb) + (bad ? 1e5 * bad : 0);
+    if (length < cost) { cost = length; best = points; }
+  }
+  return best ? rounded(best) : c.d;
+}
+
+function obstacles(a, b) {
+  const all = [];
+  for (const [i, p] of graph.plan.places) if (i !== a.id && i !== b.id) all.push({x: p.x, y: p.y, w: box.w, h: box.h});
+  return all;
+}
+
+// lanes are the heights at which a line can run between rows.
+function lanes(blocks, a, b) {
+  const found = new Set();
+  for (const r of [...blocks, a, b]) { found.add(r.y - box.gapY / 2); found.add(r.y + r.h + box.gapY / 2); }
+  return found;
+}
+
+// crosses counts the boxes that a line runs into.
+function crosses(points, blocks) {
+  let n = 0;
+  for (const r of blocks) if (points.some(([x, y]) => x > r.x - 2 && x < r.x + r.w + 2 && y > r.y - 2 && y < r.y + r.h + 2)) n++;
+  return n;
+}
+
+function sampled(corners) {
+  const out = [];
+  for (let i = 1; i < corners.length; i++) {
+    const [x1, y1] = corners[i - 1], [x2, y2] = corners[i], n = Math.ceil((Math.abs(x2 - x1) + Math.abs(y2 - y1)) / 16) || 1;
+    for (let k = 0; k <= n; k++) out.push([x1 + (x2 - x1) * k / n, y1 + (y2 - y1) * k / n]);
+  }
+  return out;
+}
+
+// rounded is a path through corners, which are rounded off.
+function rounded(points) {
+  let d = `M${points[0][0]} ${points[0][1]}`;
+  for (let i = 1; i < points.length - 1; i++) {
+    const [px, py] = points[i - 1], [x, y] = points[i], [nx, ny] = points[i + 1];
+    const before = Math.hypot(x - px, y - py), after = Math.hypot(nx - x, ny - y), r = Math.min(12, before / 2, after / 2);
+    if (r < .5) continue;
+    d += ` L${x - (x - px) / before * r} ${y - (y - py) / before * r} Q${x} ${y} ${x + (nx - x) / after * r} ${y + (ny - y) / after * r}`;
+  }
+  return d + ` L${points.at(-1)[0]} ${points.at(-1)[1]}`;
 }
 
 // curve leaves a on the side that b is on. Boxes above each other are joined by a bow on their right.
@@ -166,11 +239,25 @@ function curve(a, b) {
   if (b.x >= a.x + a.w - 4) return bezier(a.x + a.w, ya, b.x - 1, yb, 1, 1);
   if (b.x + b.w <= a.x + 4) return bezier(a.x, ya + 5, b.x + b.w + 1, yb + 5, -1, -1);
   const x1 = a.x + a.w, x2 = b.x + b.w + 1, bow = Math.max(x1, x2) + Math.min(70, 26 + Math.abs(yb - ya) * .12);
-  return `M${x1} ${ya} C${bow} ${ya} ${bow} ${yb} ${x2} ${yb}`;
+  return cubic(x1, ya, bow, ya, bow, yb, x2, yb);
 }
 function bezier(x1, y1, x2, y2, d1, d2) {
   const reach = Math.max(32, Math.min(170, Math.abs(x2 - x1) * .5));
-  return `M${x1} ${y1} C${x1 + d1 * reach} ${y1} ${x2 - d2 * reach} ${y2} ${x2} ${y2}`;
+  return cubic(x1, y1, x1 + d1 * reach, y1, x2 - d2 * reach, y2, x2, y2);
+}
+function cubic(x0, y0, x1, y1, x2, y2, x3, y3) {
+  const points = [];
+  for (let k = 0; k <= 40; k++) {
+    const t = k / 40, u = 1 - t, a = u * u * u, b = 3 * u * u * t, c = 3 * u * t * t, e = t * t * t;
+    points.push([a * x0 + b * x1 + c * x2 + e * x3, a * y0 + b * y1 + c * y2 + e * y3]);
+  }
+  return {d: `M${x0} ${y0} C${x1} ${y1} ${x2} ${y2} ${x3} ${y3}`, points};
+}
+
+// portsBetween is told in the place of a box's own ports: what it takes from the focus, what it sends there.
+function portsBetween(focus, i, goes, comes) {
+  const to = goes ? answer(focus, i).text : '', from = comes ? answer(i, focus).text : '';
+  return cut(goes && comes ? (to === from ? 'both ways ' + to : `in ${to} · out ${from}`) : to || from);
 }
 
 // marks shows which boxes have to do with the focus, and on which ports.
@@ -179,10 +266,11 @@ function marks(focus) {
     const b = D.boxes[i], goes = focus >= 0 && shown(focus, i), comes = focus >= 0 && shown(i, focus), near = goes || comes;
     node.classList.toggle('on', i === focus || i === state.box);
     node.classList.toggle('near', near && i !== focus);
+    node.classList.toggle('from', comes && !goes);
     node.classList.toggle('dim', focus >= 0 ? i !== focus && !near : !hit(i));
     node.classList.toggle('hit', Boolean(state.hits) && state.hits.has(i));
     node.setAttribute('aria-pressed', String(i === state.box));
-    node.querySelector('.sub').textContent = near ? cut([goes ? '← ' + answer(focus, i).text : '', comes ? '→ ' + answer(i, focus).text : ''].filter(Boolean).join('   ')) : subtitle(b);
+    node.querySelector('.sub').textContent = near ? portsBetween(focus, i, goes, comes) : subtitle(i);
   }
   const target = graph.nodes.get(state.box) || graph.nodes.get([...graph.nodes.keys()].find(hit)) || graph.heads.values().next().value;
   const current = byId('svg').querySelector('[tabindex="0"]');
@@ -205,7 +293,7 @@ function toggleGroup(g) {
 function zoomTo(scale) {
   const canvas = byId('canvas'), p = graph.plan, s = byId('svg');
   graph.fitted = !scale;
-  if (!scale) scale = Math.min(1.15, Math.max(.62, Math.min((canvas.clientWidth - 4) / p.w, (canvas.clientHeight - 4) / p.h)));
+  if (!scale) scale = Math.min(1.15, Math.max(.58, Math.min((canvas.clientWidth - 4) / p.w, (canvas.clientHeight - 4) / p.h)));
   graph.zoom = Math.min(3, Math.max(.2, scale));
   s.setAttribute('width', p.w * graph.zoom);
   s.setAttribute('height', p.h * graph.zoom);

@@ -1,7 +1,7 @@
 // Where things go in the graph: boxes in layers inside their group, groups in layers beside each other, so that
 // most connections run from left to right.
-const box = {w: 184, h: 44, gapX: 64, gapY: 14, rows: 9};
-const frame = {pad: 16, head: 46, gapX: 92, gapY: 30, margin: 28};
+const box = {w: 180, h: 46, gapX: 54, gapY: 14, rows: 9};
+const frame = {pad: 16, head: 46, gapX: 84, gapY: 28, margin: 24};
 
 // layers puts nodes into columns along the edges: first an order that turns few of them back (the greedy one of Eades, Lin
 // and Smyth), then the longest path along the others. Edges both ways cancel out. Nodes without edges are left out.
@@ -50,7 +50,7 @@ function inside(g) {
   const boxes = D.groups[g].boxes, places = new Map();
   if (state.collapsed.has(g)) return {w: box.w + 2 * frame.pad, h: frame.head + 10, places};
   const whole = clique(boxes);
-  const l = layers(boxes, (a, b) => !whole && shown(a, b) ? 1 : 0);
+  const l = layers(boxes, (a, b) => !whole && drawn(a, b) ? 1 : 0);
   let x = frame.pad, tallest = 0;
   for (const column of l.columns) {
     for (let i = 0; i < column.length; i += box.rows) {
@@ -61,7 +61,7 @@ function inside(g) {
     }
   }
   let width = l.columns.length ? x - box.gapX : 0, y = frame.head + tallest * (box.h + box.gapY);
-  const perRow = Math.max(1, Math.floor((width - frame.pad + 18) / (box.w + 18)), Math.ceil(Math.sqrt(l.rest.length / 3)));
+  const perRow = Math.max(1, Math.floor((width - frame.pad + 18) / (box.w + 18)), Math.ceil(Math.sqrt(l.rest.length / 4)));
   l.rest.forEach((b, i) => {
     const px = frame.pad + (i % perRow) * (box.w + 18), py = y + Math.floor(i / perRow) * (box.h + box.gapY);
     places.set(b, {x: px, y: py});
@@ -78,21 +78,37 @@ function clique(boxes) {
   return boxes.every(a => boxes.every(b => a === b || cells[a * N + b] === first || answer(a, b).text === D.answers[first].text)) && shown(boxes[0], boxes[1]);
 }
 
-// layout returns the places of all groups and boxes, and the size of the picture.
-function layout(aspect) {
+// The outside stands where connections begin, on the left, though some end there.
+const outside = g => D.boxes[D.groups[g].boxes[0]].kind === 'world' || D.boxes[D.groups[g].boxes[0]].kind === 'block';
+
+// layout returns the places of all groups and boxes, and the size of the picture, which is to be seen in a window. Several
+// ways are tried: the layers as they are, which have the shortest lines, and their groups filled into columns, which may
+// be larger to see.
+function layout(window) {
+  findBusy();
   const all = D.groups.map((g, i) => ({id: i, ...inside(i)}));
   const weights = new Map();
   for (let f = 0; f < N; f++) for (let t = 0; t < N; t++) {
     const k = groupOf[f] * D.groups.length + groupOf[t];
-    if (groupOf[f] !== groupOf[t] && shown(f, t)) weights.set(k, (weights.get(k) || 0) + 1);
+    if (groupOf[f] !== groupOf[t] && drawn(f, t) && !outside(groupOf[t])) weights.set(k, (weights.get(k) || 0) + 1);
   }
   const l = layers(all.map(g => g.id), (a, b) => weights.get(a * D.groups.length + b) || 0);
+  const aspect = Math.min(2.4, Math.max(.9, window.w / Math.max(1, window.h)));
   const area = all.reduce((sum, g) => sum + (g.w + frame.gapX) * (g.h + frame.gapY), 0);
   const height = Math.max(Math.sqrt(area / aspect), ...all.map(g => g.h));
-  let columns = split(l.columns, all, height);
-  if (widthOf(columns, all) > 1.5 * height * aspect) columns = split([l.columns.flat()], all, height);
-  const size = placeColumns(columns, all);
-  shelves(l.rest.map(i => all[i]), Math.max(size.w, height * aspect), size);
+  const place = columns => {
+    const size = placeColumns(columns, all), placed = new Set(columns.flat());
+    shelves(all.filter(g => !placed.has(g.id)), Math.max(size.w, height * aspect), size);
+    return size;
+  };
+  const scale = size => Math.min(1.15, window.w / (size.w + frame.margin), window.h / (size.h + frame.margin));
+  const tries = [.8, 1, 1.3, 1.7].map(f => split([l.columns.flat().concat(l.rest)], all, height * f)), layered = split(l.columns, all, height);
+  let best = layered, score = 1.15 * scale(place(layered));
+  for (const t of tries) {
+    const s = scale(place(t));
+    if (s > score) { score = s; best = t; }
+  }
+  const size = place(best);
   const places = new Map();
   for (const g of all) for (const [b, p] of g.places) places.set(b, {x: g.x + p.x, y: g.y + p.y});
   return {groups: all, places, w: size.w + frame.margin, h: size.h + frame.margin};
@@ -112,7 +128,6 @@ function split(columns, all, height) {
   }
   return out;
 }
-const widthOf = (columns, all) => columns.reduce((sum, c) => sum + Math.max(...c.map(g => all[g].w)) + frame.gapX, 0);
 
 function placeColumns(columns, all) {
   const heights = columns.map(c => c.reduce((sum, g) => sum + all[g].h + frame.gapY, -frame.gapY));

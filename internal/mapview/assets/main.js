@@ -25,6 +25,7 @@ function show(view, focus) {
     tab.setAttribute('tabindex', on ? '0' : '-1');
     if (on && focus) tab.focus();
   }
+  byId('mode').parentNode.hidden = view === 'matrix'; // which shows everything
   views[view]();
 }
 
@@ -103,8 +104,9 @@ function start() {
   wireKeys();
   wireGraph();
   wireMatrix();
+  const [view, name] = decodeURIComponent(location.hash.slice(1)).split(':'); // "#matrix", "#graph:shop/cart"
+  state.box = name ? D.boxes.findIndex(b => b.name === name) : -1;
   drawDetail();
-  const wanted = location.hash.slice(1);
-  show(views[wanted] ? wanted : 'graph');
+  show(views[view] ? view : 'graph');
 }
 start();
