@@ -38,7 +38,7 @@ const (
 var settings = []string{"nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events"}
 
 // Prepare turns on, in a namespace, what a Watcher there needs to tell bytes and durations. Connections that are
-// older keep what they have. It fails with errors.ErrUnsupported where the kernel has no connection tracking.
+// older keep what they have, and of them no event is ever told: only a List knows. It fails with errors.ErrUnsupported where the kernel has no connection tracking.
 func Prepare(ns *netns.NS) error {
 	return ns.Do(func() error {
 		for _, name := range settings {

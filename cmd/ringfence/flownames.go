@@ -1,0 +1,113 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/engine"
+	"github.com/ringfence-project/ringfence/internal/eval"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/flowlog"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// flowNames is what a flow log asks of a running instance: the newest state, what the engine has in force, the
+// reference evaluator's reasons, and the names of Services (nil for none).
+func flowNames(e *engine.Engine, state func() *cluster.State, service func(netip.AddrPort, flow.Protocol) string) flowlog.Names {
+	return flowlog.Names{
+		State:  state,
+		Decide: func(t flow.Tuple) flow.Decision { return e.Ruleset().Decide(t) },
+		Attribute: func(row ruleset.RowID, t flow.Tuple) (flow.Rule, bool) {
+			return e.Attribute(dataplane.Denial{Row: row, Tuple: t})
+		},
+		Rules:   func(row ruleset.RowID) []flow.Rule { return denyingRules(e.Ruleset(), row) },
+		Reason:  func(t flow.Tuple, by flow.Rule) string { return unmet(state(), t, by) },
+		Service: service,
+	}
+}
+
+// denyingRules are the rules that a row denies by, sorted by their text; none if the row is not there any more.
+func denyingRules(r *ruleset.Ruleset, id ruleset.RowID) []flow.Rule {
+	row, ok := r.Rows[id]
+	if !ok {
+		return nil
+	}
+	cells := []ruleset.Cell{row.Other}
+	for _, p := range flow.PortProtocols {
+		for _, s := range row.Segments(p) {
+			cells = append(cells, s.Cell)
+		}
+	}
+	var rules []flow.Rule
+	for _, c := range cells {
+		rule, known := r.Rules[c.Rule]
+		if c.Verdict != flow.Allow && known && !slices.Contains(rules, rule) {
+			rules = append(rules, rule)
+		}
+	}
+	slices.SortFunc(rules, func(a, b flow.Rule) int {
+		return strings.Compare(a.String()+" "+a.Place(), b.String()+" "+b.Place())
+	})
+	return rules
+}
+
+// unmet says in a few words what a denied connection lacked to meet a rule of the policy that denied it: of the rule
+// that was nearest, the first thing that did not match. "" where there is no such rule, or where the reference
+// would not deny by that policy: the state moved on.
+func unmet(s *cluster.State, t flow.Tuple, by flow.Rule) string {
+	d := eval.Evaluate(s, s.Resolve(t))
+	f := d.Flow()
+	if f.Verdict == flow.Allow || f.Rule.Kind != by.Kind || f.Rule.Policy() != by.Policy() || by.IsZero() {
+		return ""
+	}
+	side := d.Ingress
+	if f.Direction == flow.Egress {
+		side = d.Egress
+	}
+	var nearest string
+	best := -1
+	for _, tier := range side.Tiers {
+		for _, p := range tier.Policies {
+			for _, r := range p.Rules {
+				if r.Rule.Policy() != by.Policy() || r.Rule.Kind != by.Kind {
+					continue
+				}
+				if score, why := lacking(r); why != "" && score > best {
+					best, nearest = score, why
+				}
+			}
+		}
+	}
+	return nearest
+}
+
+// lacking says why a rule did not match, and how much of it did.
+func lacking(r eval.Rule) (score int, why string) {
+	peers, peerWhy := eval.No, ""
+	for _, p := range r.Peers {
+		if p.Match > peers || peerWhy == "" {
+			peers, peerWhy = max(peers, p.Match), p.Reason
+		}
+	}
+	ports, portWhy := eval.Yes, ""
+	if len(r.Ports) > 0 {
+		ports = eval.No
+	}
+	for _, p := range r.Ports {
+		if p.Match > ports || portWhy == "" {
+			ports, portWhy = max(ports, p.Match), p.Reason
+		}
+	}
+	switch {
+	case ports != eval.Yes && peers == eval.Yes:
+		return 1, portWhy
+	case ports != eval.Yes:
+		return 0, portWhy
+	case peers != eval.Yes:
+		return 2, peerWhy
+	}
+	return 0, ""
+}

@@ -1,0 +1,149 @@
+//go:build linux
+
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/conntrack"
+	"github.com/ringfence-project/ringfence/internal/conntrack/tracktest"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/flowlog"
+	"github.com/ringfence-project/ringfence/internal/flowlog/watch"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// counters is a dataplane of one row that drops a thousand packets whenever somebody looks, and fails at first.
+type counters struct{ asked atomic.Uint64 }
+
+func (c *counters) RowDrops(context.Context) (map[ruleset.RowID]uint64, error) {
+	if c.asked.Add(1) == 1 {
+		return nil, errors.New("not now")
+	}
+	return map[ruleset.RowID]uint64{1: c.asked.Load() * 1000}, nil
+}
+
+func newLog(t *testing.T) *flowlog.Log {
+	t.Helper()
+	s, err := cluster.NewState(cluster.Objects{Endpoints: []*cluster.Endpoint{
+		{Key: cluster.Key{Namespace: "shop", Name: "client"}, Addresses: []netip.Addr{tracktest.ClientAddr}},
+		{Key: cluster.Key{Namespace: "shop", Name: "server"}, Addresses: []netip.Addr{tracktest.ServerAddr}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return flowlog.New(flowlog.Names{State: func() *cluster.State { return s }}, flowlog.Limits{})
+}
+
+// run runs a watch until the test ends.
+func run(t *testing.T, w tracktest.World, l *flowlog.Log, c flowlog.RowCounters) {
+	t.Helper()
+	watcher, err := watch.New(w.Router, l, c)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- watcher.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		watcher.Close()
+	})
+}
+
+// next waits for one record that follows.
+func next(t *testing.T, s *flowlog.Subscription) *flowlog.Record {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	got, _, err := s.Next(ctx)
+	if err != nil || len(got) == 0 {
+		t.Fatalf("no record: %v", err)
+	}
+	return got[0]
+}
+
+func TestRealConnectionIsRecordedFromBeginToEnd(t *testing.T) {
+	w := tracktest.New(t)
+	l := newLog(t)
+	run(t, w, l, nil)
+	_, s := l.Subscribe(flowlog.Query{}, 100)
+	defer s.Close()
+	w.Serve(t)
+	c := w.Dial(t, netip.AddrPortFrom(tracktest.ServiceAddr, tracktest.ServicePort), 5*time.Second)
+	if c == nil {
+		t.Fatal("no answer")
+	}
+	begun := next(t, s)
+	if begun.Source.String() != "shop/client" || begun.Destination.String() != "shop/server" || begun.Port != tracktest.ServerPort ||
+		begun.Verdict != flow.Allow || begun.Asked == nil || begun.Asked.Address != tracktest.ServiceAddr || begun.End != nil {
+		t.Errorf("begins as %+v", begun)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	closed := time.Now()
+	c.Close()
+	ended := next(t, s)
+	if ended.ID != begun.ID || ended.End == nil || ended.End.BytesReceived < 10 || !ended.Answered {
+		t.Errorf("ends as %+v, %+v", ended, ended.End)
+	}
+	if late := time.Since(closed); late > time.Second {
+		t.Errorf("the end is told %s after it", late)
+	}
+}
+
+func TestOlderConnectionIsFound(t *testing.T) {
+	w := tracktest.New(t)
+	w.Serve(t)
+	if err := conntrack.Prepare(w.Router); errors.Is(err, errors.ErrUnsupported) { // as an instance before did
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	c := w.Dial(t, netip.AddrPortFrom(tracktest.ServerAddr, tracktest.ServerPort), 5*time.Second)
+	if c == nil {
+		t.Fatal("no answer")
+	}
+	l := newLog(t)
+	_, s := l.Subscribe(flowlog.Query{}, 100)
+	defer s.Close()
+	run(t, w, l, nil)
+	if r := next(t, s); !r.Earlier || r.Destination.String() != "shop/server" {
+		t.Errorf("found %+v", r)
+	}
+	c.Close()
+	if r := next(t, s); r.End == nil || r.End.Unseen {
+		t.Errorf("its end is %+v", r.End)
+	}
+}
+
+func TestCountersAreRead(t *testing.T) {
+	l := newLog(t)
+	w := tracktest.World{Router: tracktest.NewNS(t)}
+	c := &counters{}
+	run(t, w, l, c)
+	deadline := time.Now().Add(20 * time.Second)
+	for c.asked.Load() < 4 { // the fourth reading began: the third is counted
+		if time.Now().After(deadline) {
+			t.Fatal("nobody reads the counters")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if drops := l.Totals().Drops; len(drops) != 1 || drops[0].Packets < 3000 {
+		t.Errorf("drops %+v", drops)
+	}
+}
