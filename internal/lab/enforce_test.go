@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -165,6 +166,7 @@ func TestDenialsThatNobodyLoggedAreLost(t *testing.T) {
 	l := boot(t, Spec{Objects: o, Dataplane: func(node *netns.NS) (dataplane.Dataplane, error) {
 		return nft.New(nft.Options{NetNS: node.FD()})
 	}})
+	l.patience = time.Second
 	r, err := l.Probe(t.Context(), Selection{}, nil)
 	if err != nil {
 		t.Fatal(err)

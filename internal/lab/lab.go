@@ -41,6 +41,7 @@ type Lab struct {
 	servers  *servers
 	denials  *denials
 	enforcer *enforcer // nil without a dataplane
+	patience time.Duration
 	timings  Timings
 }
 
@@ -68,7 +69,7 @@ func Boot(ctx context.Context, spec Spec) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plan lab: %w", err)
 	}
-	l := &Lab{plan: p, servers: &servers{}, node: &station{host: p.node}, outside: &station{host: p.outside}}
+	l := &Lab{plan: p, patience: patience, servers: &servers{}, node: &station{host: p.node}, outside: &station{host: p.outside}}
 	for _, h := range p.pods {
 		l.pods = append(l.pods, &station{host: h})
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // maxLearned is how many neighbours of one family the lab lets the kernel learn by itself. The kernel keeps about
-// 1000 in all namespaces together, and raising that would change the host.
-const maxLearned = 600
+// 1000 in all namespaces of the machine together, and raising that would change the host.
+const maxLearned = 200
 
 // introduce tells everybody the link-layer addresses of those it shares a link with, where there are too many to be
 // learned: on a bridge each pod meets each other, on routed links only the node.

@@ -49,6 +49,6 @@ type Result struct {
 	Rule     flow.Rule     // that the dataplane's denial fell to
 	Want     flow.Decision // of the reference
 	Took     time.Duration
-	Error    string // of Failed
+	Error    string // of Failed, or what is known of Lost
 	Mismatch string // why this result is not what the reference says; "" if it is
 }

@@ -20,7 +20,9 @@ import (
 const (
 	maxFlights  = 256
 	resendAfter = time.Second
-	giveUpAfter = 3 * time.Second
+	// patience is how long a probe waits for an answer or a denial. Only what fails waits that long, and a machine that
+	// is busy with other things should not fail.
+	patience = 10 * time.Second
 	// maxLost is how many lost probes prove enough: each takes its whole time, and thousands would take minutes.
 	maxLost = 512
 )
@@ -36,7 +38,7 @@ type landing struct {
 	outcome Outcome
 	denial  dataplane.Denial // of Denied
 	took    time.Duration
-	err     error // of Failed
+	err     error // of Failed, or what is known of Lost; may be nil
 }
 
 // prober makes attempts, many at a time, on one thread that goes from namespace to namespace.
@@ -48,6 +50,7 @@ type prober struct {
 	byTuple  map[flow.Tuple]*flight
 	resends  queue
 	expiries queue
+	patience time.Duration
 	lost     int
 	land     func(index int, l landing)
 }
@@ -57,16 +60,19 @@ type flight struct {
 	tuple  flow.Tuple
 	socket *socket
 	start  time.Time
+	sent   time.Time // the last time, for datagrams
 	landed bool
 }
 
-// queue holds flights in the order of their start, so its head is due first.
+// queue holds flights in the order in which they are due.
 type queue []*flight
 
-// due removes and returns the head if it is under way for as long as after.
-func (q *queue) due(now time.Time, after time.Duration) *flight {
-	q.skipLanded()
-	if len(*q) == 0 || now.Sub((*q)[0].start) < after {
+// due removes and returns the head if what since says of it is that long ago.
+func (q *queue) due(after time.Duration, since func(*flight) time.Time) *flight {
+	for len(*q) > 0 && (*q)[0].landed {
+		*q = (*q)[1:]
+	}
+	if len(*q) == 0 || time.Since(since((*q)[0])) < after {
 		return nil
 	}
 	f := (*q)[0]
@@ -74,23 +80,21 @@ func (q *queue) due(now time.Time, after time.Duration) *flight {
 	return f
 }
 
-func (q *queue) skipLanded() {
-	for len(*q) > 0 && (*q)[0].landed {
-		*q = (*q)[1:]
-	}
-}
+func started(f *flight) time.Time { return f.start }
+
+func lastSent(f *flight) time.Time { return f.sent }
 
 // probe makes attempts and calls land once for each, from one goroutine, until all have landed or ctx ends. It makes no
 // more when maxLost were lost. home
 // is any namespace of the lab: the thread is put back where it was after being there.
-func probe(ctx context.Context, home *netns.NS, d *denials, attempts []attempt, land func(int, landing)) error {
+func probe(ctx context.Context, home *netns.NS, d *denials, patience time.Duration, attempts []attempt, land func(int, landing)) error {
 	return home.Do(func() error {
 		epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 		if err != nil {
 			return fmt.Errorf("open epoll: %w", err)
 		}
 		defer unix.Close(epoll)
-		p := &prober{epoll: epoll, denials: d, at: home, flights: map[int]*flight{}, byTuple: map[flow.Tuple]*flight{}, land: land}
+		p := &prober{epoll: epoll, denials: d, at: home, flights: map[int]*flight{}, byTuple: map[flow.Tuple]*flight{}, patience: patience, land: land}
 		if err := p.wait(d.fd, unix.EPOLLIN); err != nil {
 			return err
 		}
@@ -152,7 +156,7 @@ func (p *prober) launch(index int, a attempt) error {
 		s.close()
 		return err
 	}
-	f := &flight{index: index, tuple: a.t, socket: s, start: start}
+	f := &flight{index: index, tuple: a.t, socket: s, start: start, sent: start}
 	p.flights[s.fd], p.byTuple[a.t] = f, f
 	if !s.stream() { // the kernel itself repeats what streams send
 		p.resends = append(p.resends, f)
@@ -207,15 +211,17 @@ func outcomeOf(err error) Outcome {
 }
 
 func (p *prober) expire() {
-	now := time.Now()
-	for f := p.resends.due(now, resendAfter); f != nil; f = p.resends.due(now, resendAfter) {
+	for f := p.resends.due(resendAfter, lastSent); f != nil; f = p.resends.due(resendAfter, lastSent) {
 		if err := f.socket.send(); err != nil {
 			p.finish(f, landing{outcome: outcomeOf(err), err: err})
+			continue
 		}
+		f.sent = time.Now()
+		p.resends = append(p.resends, f)
 	}
-	for f := p.expiries.due(now, giveUpAfter); f != nil; f = p.expiries.due(now, giveUpAfter) {
+	for f := p.expiries.due(p.patience, started); f != nil; f = p.expiries.due(p.patience, started) {
 		p.lost++
-		p.finish(f, landing{outcome: Lost})
+		p.finish(f, landing{outcome: Lost, err: f.socket.progress()})
 	}
 }
 

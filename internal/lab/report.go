@@ -71,6 +71,9 @@ func (r *Result) judge() {
 		r.Mismatch = "the packet arrived, but nobody listened"
 	case r.Outcome == Lost:
 		r.Mismatch = fmt.Sprintf("neither an answer nor a logged denial was seen; the policies say %s", describe(r.Want))
+		if r.Error != "" {
+			r.Mismatch += " (" + r.Error + ")"
+		}
 	case r.Outcome == Answered && !wantAllow:
 		r.Mismatch = fmt.Sprintf("it got through; the policies say %s", describe(r.Want))
 	case r.Outcome == Denied && wantAllow:

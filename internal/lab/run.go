@@ -25,7 +25,7 @@ func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, tota
 		attempts[i] = attempt{m.from[i].ns, r.Tuple}
 	}
 	start, done, landed := time.Now(), 0, make([]bool, len(attempts))
-	err = probe(ctx, l.node.ns, l.denials, attempts, func(i int, how landing) {
+	err = probe(ctx, l.node.ns, l.denials, l.patience, attempts, func(i int, how landing) {
 		landed[i] = true
 		l.record(&m.probes[i], how)
 		if done++; progress != nil {

@@ -121,6 +121,14 @@ func (s *socket) receive() (bool, error) {
 	}
 }
 
+// progress says how far a socket came that got no answer; nil if nothing is known.
+func (s *socket) progress() error {
+	if s.connected {
+		return errors.New("it was connected, but nothing came back")
+	}
+	return nil
+}
+
 func (s *socket) close() { unix.Close(s.fd) }
 
 func domainOf(a netip.Addr) int {
