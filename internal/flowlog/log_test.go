@@ -482,6 +482,26 @@ func TestTexts(t *testing.T) {
 	}
 }
 
+// TestAllocations: 10,000 denials a second must not become work for the garbage collector.
+func TestAllocations(t *testing.T) {
+	l := flowlog.New(newWorld(t).names(), flowlog.Limits{})
+	i := 0
+	if n := testing.AllocsPerRun(1000, func() {
+		l.Denied(denial(t0.Add(time.Duration(i)*100*time.Microsecond), tcp(copyAddr, serverAddr, 389)))
+		i++
+	}); n > 3 {
+		t.Errorf("%v allocations for each denied packet", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() {
+		i++
+		c := conn(uint32(i), tcp(clientAddr, serverAddr, 389))
+		l.Opened(c, t0)
+		l.Forgotten(c, t0)
+	}); n > 12 {
+		t.Errorf("%v allocations for each connection", n)
+	}
+}
+
 // BenchmarkConnection is one connection from begin to end, with nobody who follows: what 10,000 a second cost is
 // this times 10,000.
 func BenchmarkConnection(b *testing.B) {

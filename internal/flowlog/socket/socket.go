@@ -97,6 +97,7 @@ func Serve(ctx context.Context, l net.Listener, log *flowlog.Log) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	defer cancel()
+	defer l.Close() // also if the next line is overtaken
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	places := make(chan struct{}, maxClients)
 	for {
@@ -245,9 +246,7 @@ func Stream(ctx context.Context, path string, r Request, f func(Message) error) 
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := json.NewEncoder(conn).Encode(r); err != nil {
-		return fmt.Errorf("flow socket: send request: %w", err)
-	}
+	sent := json.NewEncoder(conn).Encode(r) // it may fail because the answer is "no" already: that says more
 	dec := json.NewDecoder(conn)
 	for {
 		var m Message
@@ -255,6 +254,8 @@ func Stream(ctx context.Context, path string, r Request, f func(Message) error) 
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case err != nil && sent != nil:
+			return fmt.Errorf("flow socket: send request: %w", sent)
 		case errors.Is(err, io.EOF):
 			return errors.New("flow socket: the instance hung up: it was stopped, or this client was too slow")
 		case err != nil:
