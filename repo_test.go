@@ -31,7 +31,7 @@ var mayImport = map[string]string{
 	"internal/service": "label flow cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
-	"internal/manifest":                "label flow policy cluster podspec",
+	"internal/manifest":                "label flow policy cluster podspec service",
 	"internal/source/dir":              "label flow policy cluster manifest",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",

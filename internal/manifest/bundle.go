@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/podspec"
 	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 // Bundle collects the objects of many files. Make one with NewBundle; feed it in a stable order, because of an object
@@ -25,7 +26,7 @@ type Bundle struct {
 	pods       []*cluster.Endpoint
 	workloads  []workload
 	policies   []*policy.Policy
-	services   []Service
+	services   []service.Service
 	podRanges  []netip.Prefix
 	problems   []Problem
 	notices    []Notice

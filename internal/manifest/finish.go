@@ -11,6 +11,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/podspec"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 // Options are choices for Finish. The zero value is good.
@@ -26,10 +27,10 @@ type Result struct {
 	Objects cluster.Objects
 	// Workloads say what runs in each pod, on a machine without containers.
 	Workloads map[cluster.Key]podspec.Spec
-	Services  []Service      // by namespace and name
-	Problems  []Problem      // by file and line
-	Notices   []Notice       // by file and line
-	Ignored   map[string]int // how many objects of kinds that do not matter
+	Services  []service.Service // by namespace and name
+	Problems  []Problem         // by file and line
+	Notices   []Notice          // by file and line
+	Ignored   map[string]int    // how many objects of kinds that do not matter
 }
 
 // Finish makes pods from the workloads and returns everything. The bundle can take more files afterwards and be
@@ -48,7 +49,7 @@ func (b *Bundle) Finish(opts Options) Result {
 	ranges := slices.Clone(b.podRanges)
 	slices.SortFunc(ranges, netip.Prefix.Compare)
 	r.Objects.PodRanges = slices.Compact(ranges)
-	slices.SortFunc(r.Services, func(x, y Service) int { return x.Key.Compare(y.Key) })
+	slices.SortFunc(r.Services, func(x, y service.Service) int { return x.Key.Compare(y.Key) })
 	slices.SortStableFunc(r.Problems, func(x, y Problem) int {
 		return cmp.Or(strings.Compare(x.File, y.File), cmp.Compare(x.Line, y.Line))
 	})

@@ -92,7 +92,7 @@ func dump(t testing.TB, r Result) []byte {
 		fmt.Fprintln(&b, endpointText(e))
 	}
 	for _, s := range r.Services {
-		fmt.Fprintf(&b, "service %s %s headless=%v %v %v ports %v (%s:%d)\n", s.Key, s.Type, s.Headless, s.ClusterIPs, s.Selector, s.Ports, s.File, s.Line)
+		fmt.Fprintf(&b, "service %s %s %v affinity %v selects %s ports %v (%s:%d)\n", s.Key, s.Kind, s.ClusterIPs, s.Affinity, s.Selector, s.Ports, s.File, s.Line)
 	}
 	for _, p := range state.Policies() {
 		writePolicy(&b, p)

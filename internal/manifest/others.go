@@ -3,12 +3,14 @@ package manifest
 import (
 	"net/netip"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
-	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 // checkName notes a name or namespace that the API server would refuse. A name in capitals or with underscores is only
@@ -96,45 +98,55 @@ func (o *object) podRanges(n *corev1.Node) []netip.Prefix {
 	return ranges
 }
 
-// Service is a Service: a name and addresses in front of pods. Policy never sees it, but people ask by its name.
-type Service struct {
-	cluster.Key
-	Type       string // "ClusterIP", "NodePort", "LoadBalancer" or "ExternalName"
-	Headless   bool   // its name resolves to the pods' own addresses
-	ClusterIPs []netip.Addr
-	Selector   map[string]string // over pods of its namespace; empty selects none
-	Ports      []ServicePort
-	File       string
-	Line       int
-}
-
-// ServicePort is one port of a Service.
-type ServicePort struct {
-	Name       string
-	Protocol   flow.Protocol
-	Port       uint16
-	Target     uint16 // the backend's port; 0 if TargetName says it
-	TargetName string // a port name, to be resolved on each pod
-	NodePort   uint16 // 0 if none
-}
-
 func (b *Bundle) takeService(o *object, s *corev1.Service) {
 	o.checkName()
-	service := Service{Key: o.key, Type: string(s.Spec.Type), Selector: s.Spec.Selector, File: o.file, Line: o.line}
-	if service.Type == "" {
-		service.Type = string(corev1.ServiceTypeClusterIP)
-	}
+	made := service.Service{Key: o.key, Kind: serviceKind(s), ExternalName: s.Spec.ExternalName,
+		PublishNotReady: s.Spec.PublishNotReadyAddresses, File: o.file, Line: o.line}
 	o.labels("spec.selector", s.Spec.Selector)
-	service.Headless = s.Spec.ClusterIP == corev1.ClusterIPNone
-	if !service.Headless {
-		service.ClusterIPs = o.clusterIPs(s)
+	if len(s.Spec.Selector) > 0 && len(o.problems) == 0 { // an empty selector selects none, unlike elsewhere
+		selector, err := label.MatchLabels(s.Spec.Selector)
+		if err != nil {
+			o.problem("spec.selector", "", "%v", err)
+		}
+		made.Selector = selector
 	}
+	if made.Kind != service.Headless {
+		made.ClusterIPs = o.clusterIPs(s)
+	}
+	for _, f := range s.Spec.IPFamilies {
+		made.Families = append(made.Families, map[corev1.IPFamily]service.Family{
+			corev1.IPv4Protocol: service.IPv4, corev1.IPv6Protocol: service.IPv6}[f])
+	}
+	made.Affinity = affinity(s)
 	for i, p := range s.Spec.Ports {
-		service.Ports = append(service.Ports, o.servicePort(at("spec.ports", i), p))
+		made.Ports = append(made.Ports, o.servicePort(at("spec.ports", i), p))
 	}
 	if len(o.problems) == 0 && b.once(o) {
-		b.services = append(b.services, service)
+		b.services = append(b.services, made)
 	}
+}
+
+// serviceKind says how a Service is reached. On one machine, a load balancer is no more than its node port.
+func serviceKind(s *corev1.Service) service.Kind {
+	switch {
+	case s.Spec.Type == corev1.ServiceTypeExternalName:
+		return service.ExternalName
+	case s.Spec.ClusterIP == corev1.ClusterIPNone:
+		return service.Headless
+	case s.Spec.Type == corev1.ServiceTypeNodePort, s.Spec.Type == corev1.ServiceTypeLoadBalancer:
+		return service.NodePort
+	}
+	return service.ClusterIP
+}
+
+func affinity(s *corev1.Service) time.Duration {
+	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		return time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
+	}
+	return service.DefaultAffinity
 }
 
 func (o *object) clusterIPs(s *corev1.Service) []netip.Addr {
@@ -152,8 +164,8 @@ func (o *object) clusterIPs(s *corev1.Service) []netip.Addr {
 	return addrs
 }
 
-func (o *object) servicePort(path string, p corev1.ServicePort) ServicePort {
-	port := ServicePort{Name: p.Name, Protocol: o.protocol(path+".protocol", p.Protocol), Port: o.portNumber(path+".port", p.Port)}
+func (o *object) servicePort(path string, p corev1.ServicePort) service.Port {
+	port := service.Port{Name: p.Name, Protocol: o.protocol(path+".protocol", p.Protocol), Port: o.portNumber(path+".port", p.Port)}
 	if p.NodePort != 0 {
 		port.NodePort = o.portNumber(path+".nodePort", p.NodePort)
 	}
