@@ -48,7 +48,7 @@ var mayImport = map[string]string{
 	"internal/engine":                  "flow cluster ruleset compile dataplane",
 	"internal/lab":                     "label flow policy cluster eval ruleset compile query dataplane engine netns",
 	"internal/cluster/clustertest":     "label flow policy cluster",
-	"internal/query":                   "label flow policy cluster",
+	"internal/query":                   "label flow policy cluster service",
 	"internal/podspec":                 "",
 	"internal/echo":                    "flow cluster",
 	"internal/podnet":                  "dataplane netns",

@@ -22,28 +22,28 @@ func ask(scope query.Scope, q question) ([]eval.Decision, error) {
 	if err != nil {
 		return nil, fmt.Errorf("FROM: %w", err)
 	}
-	to, err := scope.Resolve(q.to)
-	if err != nil {
-		return nil, fmt.Errorf("TO: %w", err)
-	}
 	port, err := query.ParsePort(q.port)
 	if err != nil {
 		return nil, fmt.Errorf("PORT: %w", err)
 	}
+	to, err := scope.Targets(q.to, port)
+	if err != nil {
+		return nil, fmt.Errorf("TO: %w", err)
+	}
 	if len(from)*len(to) > maxAnswers {
 		return nil, fmt.Errorf("%q to %q are %d pairs of pods, more than %d: narrow the selectors", q.from, q.to, len(from)*len(to), maxAnswers)
 	}
-	return askAll(scope.State, from, to, port)
+	return askAll(scope.State, from, to)
 }
 
-func askAll(s *cluster.State, from, to []cluster.Party, port query.Port) ([]eval.Decision, error) {
+func askAll(s *cluster.State, from []cluster.Party, to []query.Target) ([]eval.Decision, error) {
 	var all []eval.Decision
 	for _, f := range from {
 		for _, t := range to {
-			if len(from)*len(to) > 1 && f.Endpoint != nil && f.Endpoint == t.Endpoint {
+			if len(from)*len(to) > 1 && f.Endpoint != nil && f.Endpoint == t.To.Endpoint && !t.Translated {
 				continue
 			}
-			connections, err := query.Connect(f, t, port)
+			connections, err := t.Connect(f)
 			if err != nil {
 				return nil, err
 			}

@@ -16,6 +16,7 @@ import (
 const referenceHelp = `FROM and TO are ` + query.Forms + `:
   shop/web                    a pod, or a workload of that name and then all its pods
   shop/deployment/web         a workload, by its kind
+  shop/service/web            only TO: the pods behind a Service, where PORT is the Service's
   'shop/app=web'  'app=web'   every pod that the selector matches, in one namespace or in all; shop/* for all pods
   node/worker-1               a node
   203.0.113.9  2001:db8::1    an address, whoever has it
@@ -74,5 +75,5 @@ func report(w io.Writer, problems []manifest.Problem) {
 }
 
 func (l *loaded) scope(in input) query.Scope {
-	return query.Scope{State: l.state, Namespace: in.namespace}
+	return query.Scope{State: l.state, Services: l.Services, Namespace: in.namespace}
 }

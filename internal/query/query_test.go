@@ -1,6 +1,7 @@
 package query_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/query"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 func addrs(texts ...string) []netip.Addr {
@@ -142,6 +144,50 @@ func connect(s query.Scope, from, to, port string) string {
 	var texts []string
 	for _, c := range all {
 		texts = append(texts, c.Tuple().String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+func TestServiceIsItsPodsAndTheirPorts(t *testing.T) {
+	s := scope(t)
+	s.Services = []service.Service{
+		{Key: cluster.Key{Namespace: "shop", Name: "front"}, Selector: label.MustParse("app=web"),
+			Ports: []service.Port{{Name: "web", Protocol: flow.TCP, Port: 80, TargetName: "http"}, {Protocol: flow.UDP, Port: 5353, Target: 53}}},
+		{Key: cluster.Key{Namespace: "shop", Name: "bare"}, Kind: service.Headless, Selector: label.MustParse("app=db")},
+		{Key: cluster.Key{Namespace: "shop", Name: "empty"}, Ports: []service.Port{{Protocol: flow.TCP, Port: 80}}},
+	}
+	for _, c := range []struct{ ref, port, want string }{
+		{"shop/service/front", "80", "shop/web-1 8080 true, shop/web-2 8080 true"},
+		{"shop/svc/front", "web", "shop/web-1 8080 true, shop/web-2 8080 true"},
+		{"shop/svc/front", "5353/udp", "shop/web-1 53 true, shop/web-2 53 true"},
+		{"shop/svc/bare", "5432", "shop/db-0 5432 false, shop/db-1 5432 false"},
+		{"shop/svc/front", "81", "Service shop/front has no such port; it has 80/tcp, 5353/udp"},
+		{"shop/svc/empty", "80", "no pod is behind"},
+		{"shop/svc/none", "80", "no Service is called shop/none"},
+	} {
+		if got := targets(s, c.ref, c.port); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s %s: %s, want %s", c.ref, c.port, got, c.want)
+		}
+	}
+}
+
+func targets(s query.Scope, ref, port string) string {
+	p, err := query.ParsePort(port)
+	if err != nil {
+		return err.Error()
+	}
+	all, err := s.Targets(ref, p)
+	if err != nil {
+		return err.Error()
+	}
+	from := s.State.At(netip.MustParseAddr("10.9.9.9"))
+	var texts []string
+	for _, target := range all {
+		connections, err := target.Connect(from)
+		if err != nil {
+			return err.Error()
+		}
+		texts = append(texts, fmt.Sprint(target.To, " ", connections[0].Port, " ", connections[0].Translated))
 	}
 	return strings.Join(texts, ", ")
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 // Forms says which references Resolve reads, for help texts and errors.
@@ -20,6 +21,8 @@ const Forms = "ns/pod, ns/kind/name, ns/selector, selector, node/name, or an add
 // Scope is what references are resolved in.
 type Scope struct {
 	State *cluster.State
+	// Services can be destinations, "ns/service/name".
+	Services []service.Service
 	// Namespace is where a bare name is looked for; "default" if empty.
 	Namespace string
 }
@@ -190,7 +193,7 @@ func (s Scope) notFound(ref string) error {
 }
 
 var shortKinds = map[string]string{"po": "pod", "pods": "pod", "deploy": "deployment", "sts": "statefulset", "ds": "daemonset",
-	"rs": "replicaset", "rc": "replicationcontroller", "cj": "cronjob"}
+	"rs": "replicaset", "rc": "replicationcontroller", "cj": "cronjob", "svc": "service"}
 
 func canonicalKind(kind string) string {
 	kind = strings.ToLower(kind)
