@@ -47,9 +47,9 @@ func (s *side) peerRows() peerRows {
 		others[id] = s.row(merge(everyone, own[id]), s.server(s.w.classes.byID[id]))
 		count[others[id]]++
 	}
-	best := usual
-	for _, row := range sortedIDs(count) { // the lowest number of equals: it has been there longest
-		if count[row] > count[best] || count[row] == count[best] && row < best {
+	var best ruleset.RowID
+	for _, row := range sortedIDs(count) { // of equals the lowest number: it has been there longest
+		if best == 0 || count[row] > count[best] {
 			best = row
 		}
 	}

@@ -178,6 +178,10 @@ func TestNamedPortsResolveOnTheServer(t *testing.T) {
 	endpoints := []*cluster.Endpoint{pod("one", "10.0.0.1", "app=x", http(80)), pod("two", "10.0.0.2", "app=x", http(8080)), pod("three", "10.0.0.3", "app=y", http(80))}
 	ingress := with(networkPolicy("in", "app=x", flow.Ingress), flow.Ingress, rule(policy.Accept, anyone, named("http")))
 	egress := with(networkPolicy("out", "app=y", flow.Egress), flow.Egress, rule(policy.Accept, pods("app=x"), named("http")))
+	toAnyone := with(networkPolicy("any", "app=y", flow.Egress), flow.Egress, rule(policy.Accept, anyone, named("http")))
+	if got := decide(t, state(t, endpoints, toAnyone), "10.0.0.3 10.0.0.2 8080"); got != "allow by a/any egress[0]" {
+		t.Errorf("to anyone's http: %s", got)
+	}
 	s := state(t, endpoints, ingress, egress)
 	for connection, want := range map[string]string{
 		"10.0.0.3 10.0.0.1 80":   "allow by a/in ingress[0]",

@@ -120,6 +120,26 @@ rule 1 name p0
 rule 2 name p1
 `
 
+// kin is one in which the isolated kind is admitted to its own kind.
+var kin = strings.Replace(one, "from 2 row 3", "from 1 row 2", 1) + "row 2\nelse allow\n"
+
+// all and portsOnly admit everything, and everything that has ports.
+const all = `
+local 10.0.0.1
+address 10.0.0.1/32 1
+subject ingress 1
+  default row 1
+row 1
+  else allow
+row 2
+  tcp 0-65535 allow
+  udp 0-65535 allow
+  sctp 0-65535 allow
+  else deny
+`
+
+var portsOnly = strings.Replace(all, "default row 1", "default row 2", 1)
+
 // wider is one with more ports, in a new row.
 var wider = strings.ReplaceAll(strings.Replace(one, "tcp 80 ", "tcp 80-90 ", 1), "row 3", "row 4")
 
@@ -150,6 +170,10 @@ func TestTightens(t *testing.T) {
 		{"an isolated pod is born", one, one + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", true},
 		{"an isolated pod is born where its kind was a peer", strings.Replace(one, "local 10.0.0.1\n", "", 1), one, true},
 		{"a pod becomes one of an isolated kind", one + "local 10.0.0.3\naddress 10.0.0.3/32 2\n", one + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", true},
+		{"it may reach its own kind only", kin + "local 10.0.0.3\naddress 10.0.0.3/32 2\n", kin + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", true},
+		{"those in no prefix lose", strings.Replace(one, "from 2 row 3", "from 0 row 3", 1), strings.Replace(one, "from 2 row 3", "from 0 row 1", 1), true},
+		{"protocols without ports are lost", all, portsOnly, true},
+		{"protocols without ports come", portsOnly, all, false},
 		{"a pod that no policy speaks of is born", one, one + "local 10.0.0.3\naddress 10.0.0.3/32 2\n", false},
 		{"a local pod goes and was no peer", one + "local 10.0.0.3\naddress 10.0.0.3/32 1\n", one, false},
 		{"only rules change", one, strings.Replace(one, "name p0", "name p9", 1), false},
@@ -195,6 +219,38 @@ func TestApplyRefusesWhatWouldNotHold(t *testing.T) {
 	}
 	if err := ruleset.Apply(parse(t, one), ruleset.Delta{From: 7}); err == nil {
 		t.Error("a delta from another generation was taken")
+	}
+}
+
+// What an earlier Op of the same delta did counts.
+func TestApplyCountsAsItGoes(t *testing.T) {
+	subject := ruleset.Subject{Direction: flow.Ingress, Identity: 1}
+	count := ruleset.Op{Kind: ruleset.DeleteRow, Row: 99} // is not there; from here on it is counted who refers to what
+	add := ruleset.Op{Kind: ruleset.AddRow, Row: 5, Value: ruleset.Uniform(ruleset.Cell{Rule: 7})}
+	rule := ruleset.Op{Kind: ruleset.AddRule, Rule: 7}
+	set := ruleset.Op{Kind: ruleset.SetPair, Subject: subject, Peer: 2, Row: 5}
+	unset := ruleset.Op{Kind: ruleset.DeletePair, Subject: subject, Peer: 2}
+	setDefault := ruleset.Op{Kind: ruleset.SetDefault, Subject: subject, Row: 5}
+	unsetDefault := ruleset.Op{Kind: ruleset.DeleteDefault, Subject: subject}
+	noRow, noRule := ruleset.Op{Kind: ruleset.DeleteRow, Row: 5}, ruleset.Op{Kind: ruleset.DeleteRule, Rule: 7}
+	for _, c := range []struct {
+		name string
+		ops  []ruleset.Op
+		want string
+	}{
+		{"a rule of a new row", []ruleset.Op{count, rule, add, noRule}, "named by 1 rows"},
+		{"a rule of a row that went", []ruleset.Op{count, rule, add, noRow, noRule}, ""},
+		{"a row that a pair got", []ruleset.Op{count, rule, add, set, noRow}, "in use 1 times"},
+		{"a row that a pair lost", []ruleset.Op{count, rule, add, set, unset, noRow}, ""},
+		{"a row that a default got", []ruleset.Op{count, rule, add, setDefault, noRow}, "in use 1 times"},
+		{"a row that a default lost", []ruleset.Op{count, rule, add, set, setDefault, unset, unsetDefault, noRow}, ""},
+		{"a subject with a new pair", []ruleset.Op{count, rule, add, unset, set, unsetDefault}, "has 1 pairs"},
+		{"a subject without pairs", []ruleset.Op{count, rule, add, set, set, unset, unset, unsetDefault}, ""},
+	} {
+		err := ruleset.Apply(parse(t, one), ruleset.Delta{Ops: c.ops})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
 	}
 }
 
