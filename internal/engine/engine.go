@@ -42,18 +42,21 @@ type Status struct {
 
 // Engine keeps one dataplane in step with a source. Its methods may be called from any goroutine.
 type Engine struct {
-	mu       sync.Mutex // guards everything below; held while the dataplane is written
+	mu       sync.Mutex // held while the dataplane is written; guards what follows
 	compiler *compile.Compiler
 	dp       dataplane.Dataplane
 	desired  bool // a state has come; before that there is nothing to put in force, and nothing to repair
 	inForce  bool // what is in force is compiler.Ruleset(), as far as we know
-	history  history
-	status   Status
+
+	view    sync.RWMutex // held for moments only, so that readers never wait for the kernel; guards what follows
+	ruleset *ruleset.Ruleset
+	history history
+	status  Status
 }
 
 // New returns an engine that has put nothing in force yet. The caller keeps dp and closes it.
 func New(dp dataplane.Dataplane, opts compile.Options) *Engine {
-	return &Engine{compiler: compile.New(opts), dp: dp, history: newHistory()}
+	return &Engine{compiler: compile.New(opts), dp: dp, ruleset: ruleset.New(), history: newHistory()}
 }
 
 // Sync brings in.State in force. After an error what was in force before still is, and the next Sync starts over.
@@ -63,35 +66,48 @@ func (e *Engine) Sync(ctx context.Context, in Input) error {
 	start := time.Now()
 	delta := e.compiler.Update(in.State, in.Attachments)
 	e.desired = true
-	e.history.add(e.compiler.Ruleset())
-	e.status.Compile, e.status.Ops = time.Since(start), len(delta.Ops)
+	e.show(func() {
+		e.ruleset = e.compiler.Ruleset()
+		e.history.add(e.ruleset)
+		e.status.Compile, e.status.Ops = time.Since(start), len(delta.Ops)
+	})
 	if err := e.put(ctx, delta); err != nil {
 		return err
 	}
-	e.status.Revision = in.State.Revision()
+	e.show(func() { e.status.Revision = in.State.Revision() })
 	return nil
+}
+
+// show changes what readers see.
+func (e *Engine) show(change func()) {
+	e.view.Lock()
+	defer e.view.Unlock()
+	change()
 }
 
 // put applies delta where it fits, else the whole ruleset.
 func (e *Engine) put(ctx context.Context, delta ruleset.Delta) error {
-	start := time.Now()
+	start, repaired := time.Now(), 0
 	err := error(dataplane.ErrDrift)
 	if e.inForce {
 		err = e.dp.Apply(ctx, delta)
 		if errors.Is(err, dataplane.ErrDrift) {
-			e.status.Repairs++
+			repaired = 1
 		}
 	}
 	if errors.Is(err, dataplane.ErrDrift) {
 		err = e.dp.Replace(ctx, e.compiler.Ruleset())
 	}
-	e.status.Apply, e.status.Err = time.Since(start), err
 	e.inForce = err == nil
+	e.show(func() {
+		e.status.Apply, e.status.Err = time.Since(start), err
+		e.status.Repairs += repaired
+		if g := e.ruleset.Generation; err == nil && (g != e.status.Generation || e.status.Since.IsZero()) {
+			e.status.Generation, e.status.Since = g, time.Now()
+		}
+	})
 	if err != nil {
 		return fmt.Errorf("put generation %d in force: %w", e.compiler.Ruleset().Generation, err)
-	}
-	if g := e.compiler.Ruleset().Generation; g != e.status.Generation || e.status.Since.IsZero() {
-		e.status.Generation, e.status.Since = g, time.Now()
 	}
 	return nil
 }
@@ -106,7 +122,7 @@ func (e *Engine) Repair(ctx context.Context) (string, error) {
 		return "", err
 	}
 	e.inForce = false
-	e.status.Repairs++
+	e.show(func() { e.status.Repairs++ })
 	return differs, e.put(ctx, ruleset.Delta{})
 }
 
@@ -132,21 +148,21 @@ func (e *Engine) differs(ctx context.Context) (string, error) {
 
 // Status returns what is in force.
 func (e *Engine) Status() Status {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.view.RLock()
+	defer e.view.RUnlock()
 	return e.status
 }
 
 // Ruleset returns what is desired, which the caller must not change.
 func (e *Engine) Ruleset() *ruleset.Ruleset {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.compiler.Ruleset()
+	e.view.RLock()
+	defer e.view.RUnlock()
+	return e.ruleset
 }
 
 // Attribute names the rule that a denied packet fell to; false if the row is older than what is remembered.
 func (e *Engine) Attribute(d dataplane.Denial) (flow.Rule, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.view.RLock()
+	defer e.view.RUnlock()
 	return e.history.rule(d.Row, d.Tuple.Protocol, d.Tuple.Port)
 }
