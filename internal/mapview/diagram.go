@@ -66,7 +66,7 @@ func (v View) writeDot(w io.Writer) error {
 	p.f("  node [shape=box, style=rounded, fontname=\"Helvetica\", fontsize=11];\n  edge [fontname=\"Helvetica\", fontsize=9, color=\"#52606d\"];\n")
 	for i, g := range d.groups {
 		if d.collaps {
-			p.f("  b%d [label=%s];\n", i, dotText(g.name, plural(len(g.boxes), "box")))
+			p.f("  b%d [label=%s];\n", i, dotText(g.name, boxes(len(g.boxes))))
 			continue
 		}
 		p.f("  subgraph cluster_%d {\n    label=%s; color=\"#9aa5b1\"; style=rounded;\n", i, dotText(g.name))
@@ -110,7 +110,7 @@ func (v View) writeMermaid(w io.Writer) error {
 	var open []string
 	for i, g := range d.groups {
 		if d.collaps {
-			p.f("  b%d[%s]\n", i, mermaidText(g.name+" · "+plural(len(g.boxes), "box")))
+			p.f("  b%d[%s]\n", i, mermaidText(g.name+" · "+boxes(len(g.boxes))))
 			continue
 		}
 		p.f("  subgraph g%d[%s]\n", i, mermaidText(g.name))

@@ -201,7 +201,7 @@ func (v View) writeNamespaces(p *printer) {
 	all := groups(v.Map)
 	p.f("%d boxes are too many to list: by namespace, pairs of which something is allowed, of all pairs (-o csv and json have each)\n", len(v.Map.Boxes))
 	for _, a := range all {
-		p.f("%s  (%s)\n", a.name, plural(len(a.boxes), "box"))
+		p.f("%s  (%s)\n", a.name, boxes(len(a.boxes)))
 		g := &grid{}
 		for _, b := range all {
 			if drawn, pairs := v.between(a, b); drawn > 0 {

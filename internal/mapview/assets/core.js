@@ -7,6 +7,9 @@ const seen = new Map((D.seen || []).map(s => [s.from * N + s.to, s]));
 const groupOf = new Int32Array(N);
 D.groups.forEach((g, i) => g.boxes.forEach(b => { groupOf[b] = i; }));
 
+// tooMany: more workloads than a picture shows one by one.
+const tooMany = () => D.boxes.filter(b => b.kind === 'workload').length > D.limit;
+
 const byId = id => document.getElementById(id);
 const answer = (from, to) => D.answers[cells[from * N + to]];
 const allowed = a => a.level === 'some' || a.level === 'all';

@@ -19,7 +19,7 @@ function drawGraph() {
   root.append(back, edges, front);
   canvas.replaceChildren(root);
   byId('expand').textContent = state.collapsed.size ? 'Expand all' : 'Collapse all';
-  byId('expand').hidden = state.collapsed.size > 0 && N > D.limit;
+  byId('expand').hidden = state.collapsed.size > 0 && tooMany();
   zoomTo(graph.fitted ? 0 : graph.zoom);
   drawEdges();
 }
@@ -33,7 +33,7 @@ function drawGroup(g) {
   const data = D.groups[g.id], closed = state.collapsed.has(g.id);
   const count = plural(data.boxes.length, 'box', 'boxes');
   const labels = labelTexts(data.labels).filter(t => !t.startsWith('kubernetes.io/metadata.name='));
-  const second = closed ? count : [g.whole ? 'all reach each other' + (answer(data.boxes[0], data.boxes[1]).text === 'all' ? '' : ': ' + answer(data.boxes[0], data.boxes[1]).text) : '', ...labels].filter(Boolean).join('  ') || count;
+  const second = closed ? count + openText(data.boxes) : [g.whole ? 'all reach each other' + (answer(data.boxes[0], data.boxes[1]).text === 'all' ? '' : ': ' + answer(data.boxes[0], data.boxes[1]).text) : '', ...labels].filter(Boolean).join('  ') || count;
   const toggle = () => toggleGroup(g.id);
   const head = svg('g', {class: 'head', role: 'button', tabindex: '-1', 'data-group': g.id, 'aria-expanded': String(!closed), onclick: toggle, onkeydown: onEnter(toggle),
     'aria-label': `${data.name}, ${count}`},
@@ -44,6 +44,8 @@ function drawGroup(g) {
   graph.heads.set(g.id, head);
   return svg('g', {class: 'group', transform: `translate(${g.x} ${g.y})`}, svg('rect', {width: g.w, height: g.h, rx: 12}), head);
 }
+
+const openText = list => { const n = list.filter(i => fenceText(D.boxes[i]).startsWith('open: no')).length; return n ? `, ${n} open` : ''; };
 
 const onEnter = f => e => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); e.stopPropagation(); f(); } };
 

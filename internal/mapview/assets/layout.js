@@ -50,7 +50,9 @@ function inside(g) {
   const boxes = D.groups[g].boxes, places = new Map();
   if (state.collapsed.has(g)) return {w: box.w + 2 * frame.pad, h: frame.head + 10, places};
   const whole = clique(boxes);
-  const l = layers(boxes, (a, b) => !whole && drawn(a, b) ? 1 : 0);
+  const two = whole ? [] : boxes.flatMap(a => boxes.filter(b => a < b && drawn(a, b) && drawn(b, a)));
+  const either = two.length <= boxes.length; // few that go both ways have a direction too: from the first to the second
+  const l = layers(boxes, (a, b) => !whole && drawn(a, b) && !(either && a > b && drawn(b, a)) ? 1 : 0);
   let x = frame.pad, tallest = 0;
   for (const column of l.columns) {
     for (let i = 0; i < column.length; i += box.rows) {

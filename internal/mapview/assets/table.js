@@ -6,7 +6,7 @@ const columns = {
   to: ['To', r => D.boxes[r.to].name],
   level: ['Allowed', r => ({all: 'all', some: 'some', none: 'nothing', unjudged: 'not judged'})[answer(r.from, r.to).level]],
   ports: ['Ports', r => answer(r.from, r.to).level === 'none' ? '' : answer(r.from, r.to).text],
-  declared: ['Declared ports that are allowed', r => (D.boxes[r.to].ports || []).filter(p => allowsPort(answer(r.from, r.to), p)).map(portText).join(', ')],
+  declared: ['Declared ports', r => (D.boxes[r.to].ports || []).filter(p => allowsPort(answer(r.from, r.to), p)).map(portText).join(', ')],
   rule: ['Rule', r => rulesOf(answer(r.from, r.to)).map(x => x.text).join('; ') || 'no policy'],
   place: ['Place', r => rulesOf(answer(r.from, r.to)).map(x => x.place).filter(Boolean).join(', ')],
 };
@@ -64,8 +64,8 @@ function tableRow(r) {
   const cellOf = k => {
     const text = columns[k][1](r);
     if (k === 'level') return el('td', {}, el('span', {class: 'tag ' + (text === 'nothing' ? 'deny' : text === 'not judged' ? 'plain' : 'allow')}, text));
-    if (k === 'place') return el('td', {}, el('code', {}, text));
-    return el('td', {class: k === 'from' || k === 'to' ? 'name' : null}, text);
+    if (k === 'place') return el('td', {class: 'name'}, el('code', {}, text));
+    return el('td', {class: k === 'from' || k === 'to' ? 'name' : null, title: text}, text);
   };
   return el('tr', {tabindex: '-1', 'aria-selected': 'false', onclick: open, onkeydown: e => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); open(e); } }},
     ...Object.keys(columns).map(cellOf));
