@@ -65,6 +65,6 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCan(), newExplain(), newLab(), newVersion())
+	root.AddCommand(newCan(), newExplain(), newLab(), newUp(), newDown(), newShim(), newVersion())
 	return root
 }

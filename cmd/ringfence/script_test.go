@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,9 +10,7 @@ import (
 
 // TestMain lets scripts run this very binary as the command ringfence.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"ringfence": func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
-	})
+	testscript.Main(m, map[string]func(){"ringfence": main})
 }
 
 // TestScripts runs the commands as a user would. $EXAMPLES is the repository's examples folder.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,6 +22,7 @@ type Change struct {
 	Started []cluster.Key // sorted
 	Stopped []cluster.Key // sorted
 	Status  engine.Status // of the policies
+	InForce time.Time     // when the policies were in force; zero if they are not
 }
 
 // parallel is how many pods are started at a time.
@@ -49,7 +51,7 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 	if err != nil {
 		return change, err
 	}
-	n.state, n.last = state, d
+	n.state, n.last, change.InForce = state, d, time.Now()
 	errs := []error{n.extend(ctx)}
 	change.Stopped = n.end(ctx, gone)
 	change.Started, err = n.bringAll(ctx, state, d.Workloads)

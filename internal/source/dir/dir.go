@@ -1,7 +1,7 @@
 // Package dir is the source of manifests that lie in files and folders.
 //
-// Load reads them once. Watching a folder belongs here too: it reads the same files in the same order into a new
-// manifest.Bundle whenever one has changed, and keeps the last good version of a file that does not parse any more.
+// Load reads them once. Watch reads the same files in the same order into a new manifest.Bundle whenever one has
+// changed, and goes on with the last good version of a file that has become bad.
 package dir
 
 import (
@@ -47,6 +47,15 @@ func Load(paths []string, stdin io.Reader) (*manifest.Bundle, error) {
 type loader struct {
 	bundle *manifest.Bundle
 	read   map[string]bool // real paths of files and folders, so that a loop of links ends
+	// tree, if it is set, notes what there is to read, in the stead of reading it.
+	tree *inventory
+}
+
+// inventory is what manifests are read from.
+type inventory struct {
+	folders []string
+	files   []string
+	errs    []error // folders that cannot be listed
 }
 
 // folder reads what is below path, links followed.
@@ -54,8 +63,13 @@ func (l *loader) folder(path string) {
 	if l.again(path) {
 		return
 	}
+	if l.tree != nil {
+		l.tree.folders = append(l.tree.folders, path)
+	}
 	entries, err := os.ReadDir(path) // sorted by name
-	if err != nil {
+	if err != nil && l.tree != nil {
+		l.tree.errs = append(l.tree.errs, err)
+	} else if err != nil {
 		l.unreadable(path, err)
 	}
 	for _, e := range entries {
@@ -66,6 +80,8 @@ func (l *loader) folder(path string) {
 		full := filepath.Join(path, name)
 		info, err := os.Stat(full)
 		switch {
+		case err != nil && isManifest(name) && l.tree != nil:
+			l.tree.files = append(l.tree.files, full)
 		case err != nil && isManifest(name):
 			l.unreadable(full, err)
 		case err != nil:
@@ -98,6 +114,10 @@ func (l *loader) file(path string) {
 	if l.again(path) {
 		return
 	}
+	if l.tree != nil {
+		l.tree.files = append(l.tree.files, path)
+		return
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		l.unreadable(path, err)
@@ -117,11 +137,13 @@ func (l *loader) decode(name string, r io.Reader) {
 	l.bundle.Decode(filepath.ToSlash(name), data)
 }
 
-func (l *loader) unreadable(path string, err error) {
+func (l *loader) unreadable(path string, err error) { l.bundle.Report(unreadable(path, err)) }
+
+func unreadable(path string, err error) manifest.Problem {
 	if p := (*fs.PathError)(nil); errors.As(err, &p) {
 		err = p.Err // the path is said already
 	}
-	l.bundle.Report(manifest.Problem{File: filepath.ToSlash(path), Message: "cannot be read: " + err.Error()})
+	return manifest.Problem{File: filepath.ToSlash(path), Message: "cannot be read: " + err.Error()}
 }
 
 func isManifest(name string) bool {

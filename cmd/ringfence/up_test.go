@@ -1,0 +1,332 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/runtime"
+)
+
+// machine is an instance in folders of the test, and ringfence run on it as users do.
+type machine struct {
+	t         *testing.T
+	manifests string
+	folders   []string // the flags
+	runtime.Instance
+}
+
+// newMachine skips the test where nobody may make namespaces. What runs ends with the test.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	ns, err := netns.New()
+	if err != nil {
+		t.Skipf("no right to make network namespaces: %v", err)
+	}
+	ns.Close()
+	top, err := os.MkdirTemp("", "rf") // the paths of sockets are short, so no t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{t: t, manifests: filepath.Join(top, "manifests")}
+	m.folders = []string{"--run", filepath.Join(top, "run"), "--state", filepath.Join(top, "state")}
+	if err := os.Mkdir(m.manifests, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if m.Instance, err = runtime.NewInstance("default", m.folders[1], m.folders[3]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := m.Down(context.Background()); err != nil {
+			t.Errorf("down: %v", err)
+		}
+		os.RemoveAll(top)
+	})
+	return m
+}
+
+func (m *machine) command(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", append(args, m.folders...)...)
+	cmd.Args[0] = "ringfence" // by which TestMain knows what to be
+	return cmd
+}
+
+// ringfence runs a command to its end.
+func (m *machine) ringfence(args ...string) (stdout string, code int) {
+	m.t.Helper()
+	cmd := m.command(args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		m.t.Fatalf("%s: %v", args, err)
+	}
+	if errs.Len() > 0 {
+		m.t.Logf("ringfence %s: %s", strings.Join(args, " "), errs.String())
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// upProcess is a running `up`.
+type upProcess struct {
+	t   *testing.T
+	cmd *exec.Cmd
+
+	mu    sync.Mutex
+	lines []string
+	more  chan struct{} // closed when a line has come
+	seen  int           // lines that await has passed
+}
+
+func (m *machine) up(args ...string) *upProcess {
+	m.t.Helper()
+	u := &upProcess{t: m.t, cmd: m.command(append([]string{"up", m.manifests}, args...)...), more: make(chan struct{})}
+	out, err := u.cmd.StdoutPipe()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	u.cmd.Stderr = os.Stderr
+	if err := u.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	go u.collect(out)
+	m.t.Cleanup(u.kill)
+	return u
+}
+
+func (u *upProcess) collect(out io.Reader) {
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		u.mu.Lock()
+		u.lines = append(u.lines, lines.Text())
+		close(u.more)
+		u.more = make(chan struct{})
+		u.mu.Unlock()
+	}
+}
+
+// await returns the next line of output that contains text.
+func (u *upProcess) await(text string) string {
+	u.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		u.mu.Lock()
+		for u.seen < len(u.lines) {
+			line := u.lines[u.seen]
+			u.seen++
+			if strings.Contains(line, text) {
+				u.mu.Unlock()
+				return line
+			}
+		}
+		more := u.more
+		u.mu.Unlock()
+		select {
+		case <-more:
+		case <-deadline:
+			u.t.Fatalf("up did not say %q but:\n%s", text, strings.Join(u.lines, "\n"))
+		}
+	}
+}
+
+// kill ends it as a crash does.
+func (u *upProcess) kill() {
+	if u.cmd.ProcessState == nil {
+		_ = u.cmd.Process.Kill()
+		_ = u.cmd.Wait()
+	}
+}
+
+// interrupt ends it as Ctrl-C does, and returns its exit code.
+func (u *upProcess) interrupt() int {
+	_ = u.cmd.Process.Signal(syscall.SIGINT)
+	_ = u.cmd.Wait()
+	return u.cmd.ProcessState.ExitCode()
+}
+
+func (m *machine) write(name, text string) {
+	m.t.Helper()
+	if err := os.WriteFile(filepath.Join(m.manifests, name), []byte(text), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func key(ref string) cluster.Key {
+	ns, name, _ := strings.Cut(ref, "/")
+	return cluster.Key{Namespace: ns, Name: name}
+}
+
+func (m *machine) address(ref string) netip.Addr {
+	m.t.Helper()
+	r, _, err := m.Read()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, p := range r.Pods {
+		if p.Key == key(ref) {
+			return p.Addresses[0]
+		}
+	}
+	m.t.Fatalf("no pod %s in %v", ref, r.Pods)
+	return netip.Addr{}
+}
+
+// dial connects from one pod to another.
+func (m *machine) dial(from, to string, port int, timeout time.Duration) (net.Conn, error) {
+	m.t.Helper()
+	c, err := m.Shim(key(from))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ns, err := c.NetNS()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer ns.Close()
+	at := net.TCPAddrFromAddrPort(netip.AddrPortFrom(m.address(to), uint16(port)))
+	var conn net.Conn
+	err = ns.Do(func() (err error) {
+		conn, err = net.DialTimeout("tcp", at.String(), timeout)
+		return err
+	})
+	return conn, err
+}
+
+func (m *machine) mustReach(from, to string, port int) net.Conn {
+	m.t.Helper()
+	c, err := m.dial(from, to, port, 5*time.Second)
+	if err != nil {
+		m.t.Fatalf("%s does not reach %s: %v", from, to, err)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	m.mustEcho(c)
+	return c
+}
+
+func (m *machine) mustNotReach(from, to string, port int) {
+	m.t.Helper()
+	c, err := m.dial(from, to, port, 300*time.Millisecond)
+	if err == nil {
+		c.Close()
+		m.t.Errorf("%s reaches %s", from, to)
+	}
+}
+
+func (m *machine) mustEcho(c net.Conn) {
+	m.t.Helper()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 5)
+	if _, err := c.Write([]byte("hello")); err != nil {
+		m.t.Fatalf("the connection broke: %v", err)
+	}
+	if _, err := io.ReadFull(c, buf); err != nil || string(buf) != "hello" {
+		m.t.Fatalf("the connection broke: got %q, %v", buf, err)
+	}
+}
+
+// shopManifest is a web pod that may reach the database, and another that may not.
+const shopManifest = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: c, image: c, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, namespace: shop, labels: {app: other}}
+spec: {containers: [{name: c, image: c, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {containers: [{name: c, image: c, ports: [{containerPort: 5432}]}]}
+`
+
+const shopPolicy = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 5432}]
+`
+
+func TestUpOutlivesItsDeath(t *testing.T) {
+	for _, topology := range []string{"routed", "bridge"} {
+		t.Run(topology, func(t *testing.T) { upOutlivesItsDeath(t, topology) })
+	}
+}
+
+func upOutlivesItsDeath(t *testing.T, topology string) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.write("policy.yaml", shopPolicy)
+	u := m.up("--topology", topology)
+	t.Log(u.await("in force"))
+	open := m.mustReach("shop/web", "shop/db", 5432)
+	m.mustNotReach("shop/other", "shop/db", 5432)
+	before := m.processes()
+	u.kill()
+	m.mustEcho(open)
+	m.mustReach("shop/web", "shop/db", 5432)
+	m.mustNotReach("shop/other", "shop/db", 5432)
+	u = m.up("--topology", topology)
+	t.Log(u.await("in force"))
+	m.mustEcho(open)
+	m.mustReach("shop/web", "shop/db", 5432)
+	m.mustNotReach("shop/other", "shop/db", 5432)
+	if after := m.processes(); after != before {
+		t.Errorf("the next up did not take over what ran: %s, then %s", before, after)
+	}
+	if code := u.interrupt(); code != exitOK {
+		t.Errorf("Ctrl-C ends up with code %d", code)
+	}
+	u.await("stay as they are")
+	m.mustEcho(open)
+	if out, code := m.ringfence("down"); code != exitOK || !strings.Contains(out, "3 pod(s)") {
+		t.Errorf("down: code %d, %s", code, out)
+	}
+	for _, dir := range []string{m.Run, m.State} {
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("down leaves %s behind", dir)
+		}
+	}
+	if out, code := m.ringfence("down"); code != exitOK {
+		t.Errorf("a second down: code %d, %s", code, out)
+	}
+}
+
+// processes says which shims run.
+func (m *machine) processes() string {
+	m.t.Helper()
+	node, err := m.NodeShim()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	text := fmt.Sprint(node.PID)
+	for _, ref := range []string{"shop/web", "shop/other", "shop/db"} {
+		c, err := m.Shim(key(ref))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		text += fmt.Sprint(" ", c.PID)
+	}
+	return text
+}
