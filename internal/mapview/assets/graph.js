@@ -1,6 +1,6 @@
 // The graph: one SVG in a box that scrolls. Nothing is drawn that nobody can follow: many connections between two groups
 // are one line, and those of one box are drawn when it is looked at.
-const few = 44, fewBundles = 90;
+const few = 44, fewBundles = 90, fewBoxes = 150;
 const graph = {zoom: 1, fitted: true, plan: null, nodes: new Map(), heads: new Map(), hover: -1};
 
 function drawGraph() {
@@ -125,8 +125,10 @@ function overview(layer, focus) {
     announce(plural(single.length, 'connection') + busyNote());
     return;
   }
-  const inner = single.filter(([f, t]) => groupOf[f] === groupOf[t]);
-  if (inner.length <= 3 * few) pairLines(layer, inner, 'edge' + red + faint);
+  for (const g of graph.plan.groups) {
+    const inner = single.filter(([f, t]) => groupOf[f] === g.id && groupOf[t] === g.id);
+    if (inner.length <= few) pairLines(layer, inner, 'edge' + red + faint);
+  }
   if (bundles.size <= fewBundles) {
     for (const [k, count] of bundles) {
       const [f, t] = k.split(' ').map(Number);
@@ -295,7 +297,7 @@ function toggleGroup(g) {
 function zoomTo(scale) {
   const canvas = byId('canvas'), p = graph.plan, s = byId('svg');
   graph.fitted = !scale;
-  if (!scale) scale = Math.min(1.15, Math.max(.58, Math.min((canvas.clientWidth - 4) / p.w, (canvas.clientHeight - 4) / p.h)));
+  if (!scale) scale = Math.min(1.15, Math.max(.7, Math.min((canvas.clientWidth - 4) / p.w, (canvas.clientHeight - 4) / p.h)));
   graph.zoom = Math.min(3, Math.max(.2, scale));
   s.setAttribute('width', p.w * graph.zoom);
   s.setAttribute('height', p.h * graph.zoom);

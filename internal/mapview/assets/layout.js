@@ -55,11 +55,12 @@ function inside(g) {
   const l = layers(boxes, (a, b) => !whole && drawn(a, b) && !(either && a > b && drawn(b, a)) ? 1 : 0);
   let x = frame.pad, tallest = 0;
   for (const column of l.columns) {
-    for (let i = 0; i < column.length; i += box.rows) {
-      const part = column.slice(i, i + box.rows);
+    const rows = Math.ceil(column.length / Math.ceil(column.length / box.rows)); // columns of one layer are even
+    for (let i = 0; i < column.length; i += rows) {
+      const part = column.slice(i, i + rows);
       part.forEach((b, row) => places.set(b, {x, y: frame.head + row * (box.h + box.gapY)}));
       tallest = Math.max(tallest, part.length);
-      x += box.w + (i + box.rows < column.length ? 18 : box.gapX);
+      x += box.w + (i + rows < column.length ? 18 : box.gapX);
     }
   }
   let width = l.columns.length ? x - box.gapX : 0, y = frame.head + tallest * (box.h + box.gapY);
@@ -113,7 +114,7 @@ function layout(window) {
   const size = place(best);
   const places = new Map();
   for (const g of all) for (const [b, p] of g.places) places.set(b, {x: g.x + p.x, y: g.y + p.y});
-  return {groups: all, places, w: size.w + frame.margin, h: size.h + frame.margin};
+  return {groups: all, places, w: size.w + frame.margin + 36, h: size.h + frame.margin};
 }
 
 // split breaks columns that are taller than height.

@@ -98,7 +98,7 @@ function start() {
   byId('mode').onchange = e => { state.mode = e.target.value; list.limit = stepSize; views[state.view](); drawDetail(); };
   let soon;
   byId('search').oninput = e => { clearTimeout(soon); soon = setTimeout(() => find(e.target.value), 100); };
-  if (tooMany()) state.collapsed = new Set(D.groups.keys());
+  if (N > fewBoxes) state.collapsed = new Set(D.groups.keys());
   wireTheme();
   wireTabs();
   wireKeys();

@@ -64,7 +64,8 @@ function tableRow(r) {
   const cellOf = k => {
     const text = columns[k][1](r);
     if (k === 'level') return el('td', {}, el('span', {class: 'tag ' + (text === 'nothing' ? 'deny' : text === 'not judged' ? 'plain' : 'allow')}, text));
-    if (k === 'place') return el('td', {class: 'name'}, el('code', {}, text));
+    if (k === 'place') return el('td', {}, ...text.split(', ').map(p => el('div', {}, el('code', {}, p))));
+    if (k === 'rule') return el('td', {class: 'rule'}, ...text.split('; ').map(r => el('div', {}, r)));
     return el('td', {class: k === 'from' || k === 'to' ? 'name' : null, title: text}, text);
   };
   return el('tr', {tabindex: '-1', 'aria-selected': 'false', onclick: open, onkeydown: e => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); open(e); } }},
