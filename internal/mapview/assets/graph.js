@@ -107,8 +107,8 @@ function endOfGroup(g) {
   return {x: p.x, y: p.y, w: p.w, h: p.h, id: -1 - g};
 }
 
-// overview draws all connections, or where they are many one line for each pair of groups.
-function overview(layer, focus) {
+// findLines collects the pairs to draw, and counts them by their groups.
+function findLines() {
   const single = [], bundles = new Map(), whole = graph.plan.groups.map(g => g.whole);
   for (let f = 0; f < N; f++) for (let t = 0; t < N; t++) {
     if (!drawn(f, t) || groupOf[f] === groupOf[t] && (whole[groupOf[f]] || state.collapsed.has(groupOf[f]))) continue;
@@ -118,8 +118,13 @@ function overview(layer, focus) {
       bundles.set(k, (bundles.get(k) || 0) + 1);
     }
   }
+  return {single, bundles};
+}
+
+// overview draws all connections, or where they are many one line for each pair of groups.
+function overview(layer, focus) {
+  const {single, bundles} = graph.plan.lines ||= findLines();
   const faint = focus >= 0 ? ' dim' : '', red = state.mode === 'denied' || state.mode === 'violations' ? ' deny' : '';
-  const say = byId('live');
   if (single.length <= few) {
     pairLines(layer, single, 'edge' + red + faint);
     announce(plural(single.length, 'connection') + busyNote());
@@ -182,23 +187,36 @@ function line(layer, a, b, cls, width, title, onclick, marker, both) {
 // route is a curve, or where that would run behind other boxes and look like theirs, a way around them: along the gaps
 // between columns and between rows.
 function route(a, b) {
-  const c = curve(a, b), blocks = obstacles(a, b);
-  if (a.id < 0 || b.id < 0 || !crosses(c.points, blocks)) return c.d;
+  const known = graph.plan.routes ||= new Map(), key = a.id + ' ' + b.id; // hovering asks for the same ones again and again
+  if (!known.has(key)) known.set(key, findRoute(a, b));
+  return known.get(key);
+}
+
+function findRoute(a, b) {
+  const c = curve(a, b);
+  if (a.id < 0 || b.id < 0) return c.d;
+  const blocks = obstacles(a, b);
+  if (!crosses(c.points, blocks)) return c.d;
   const right = b.x > a.x + a.w ? 1 : -1, sameColumn = !(b.x >= a.x + a.w - 4) && !(b.x + b.w <= a.x + 4);
   const ya = a.y + a.h / 2, yb = b.y + b.h / 2 + 3, out = sameColumn ? 1 : right, into = sameColumn ? 1 : -right;
   const x1 = out > 0 ? a.x + a.w : a.x, x2 = into > 0 ? b.x + b.w + 1 : b.x - 1, c1 = x1 + out * 20, c2 = x2 + into * 26;
-  let best = null, cost = Infinity;
-  for (const y of lanes(blocks, a, b)) {
+  const length = y => Math.abs(y - ya) + Math.abs(y - yb);
+  let best = null, fewest = Infinity;
+  for (const y of [...lanes(blocks, a, b)].sort((y, z) => length(y) - length(z)).slice(0, 24)) { // the shortest that is free
     const points = [[x1, ya], [c1, ya], [c1, y], [c2, y], [c2, yb], [x2, yb]], bad = crosses(sampled(points), blocks);
-    const length = Math.abs(y - ya) + Math.abs(y - yb) + (bad ? 1e5 * bad : 0);
-    if (length < cost) { cost = length; best = points; }
+    if (bad < fewest) { fewest = bad; best = points; }
+    if (!bad) break;
   }
   return best ? rounded(best) : c.d;
 }
 
+// obstacles are the boxes that a line between a and b may meet.
 function obstacles(a, b) {
-  const all = [];
-  for (const [i, p] of graph.plan.places) if (i !== a.id && i !== b.id) all.push({x: p.x, y: p.y, w: box.w, h: box.h});
+  const all = [], left = Math.min(a.x, b.x) - 100, right = Math.max(a.x + a.w, b.x + b.w) + 100;
+  const top = Math.min(a.y, b.y) - 400, bottom = Math.max(a.y + a.h, b.y + b.h) + 400;
+  for (const [i, p] of graph.plan.places) {
+    if (i !== a.id && i !== b.id && p.x + box.w > left && p.x < right && p.y + box.h > top && p.y < bottom) all.push({x: p.x, y: p.y, w: box.w, h: box.h});
+  }
   return all;
 }
 
