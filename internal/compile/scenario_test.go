@@ -173,6 +173,19 @@ func TestUnknownPods(t *testing.T) {
 	}
 }
 
+// An Accept for an unknown pod stands until a later tier denies. The tier that comes next may have one that stands,
+// too: the first is the rule that decides.
+func TestTheFirstAcceptThatStandsDecides(t *testing.T) {
+	maybePass, accept := rule(policy.Pass, pods("app=x")), rule(policy.Accept, anyone)
+	s := state(t, []*cluster.Endpoint{pod("one", "10.0.0.1", "")},
+		with(clusterPolicy(policy.Admin, "first", ""), flow.Ingress, maybePass, accept),
+		with(clusterPolicy(policy.Baseline, "second", ""), flow.Ingress, maybePass, accept))
+	c := flow.Tuple{Source: netip.MustParseAddr("10.0.0.9"), Destination: netip.MustParseAddr("10.0.0.1"), Protocol: flow.ICMP}
+	if d := compiled(t, s, "").Decide(c); d.Verdict != flow.Allow || d.Rule.Name != "first" {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestNamedPortsResolveOnTheServer(t *testing.T) {
 	http := func(n uint16) cluster.Port { return cluster.Port{Name: "http", Protocol: flow.TCP, Number: n} }
 	endpoints := []*cluster.Endpoint{pod("one", "10.0.0.1", "app=x", http(80)), pod("two", "10.0.0.2", "app=x", http(8080)), pod("three", "10.0.0.3", "app=y", http(80))}
