@@ -30,16 +30,16 @@ pair the map has the ports that are allowed, and the rules that allow and deny w
   dot      for Graphviz;  mermaid  for Markdown
   html     one page to look at and search, which works from disk: a graph, a matrix, a table`,
 		Example: `  ringfence map examples/ldap
+  kustomize build . | ringfence map - -o csv
   ringfence map examples/shop -o html > map.html
   ringfence map examples/shop -o dot | dot -Tsvg > map.svg`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				in.manifests = args
-			}
+			in.manifests = args
 			return showMap(cmd, in, output)
 		},
 	}
-	in.flags(cmd)
+	in.keepGoingFlag(cmd)
 	outputFlag(cmd, &output, mapview.Formats...)
 	return cmd
 }

@@ -297,6 +297,12 @@ func TestPageByMouse(t *testing.T) {
 	p.want("denied", "document.querySelector('#table tbody tr').textContent", "nothing")
 	p.shot("shop-table-denied-dark")
 	p.inspect()
+	p.do(chromedp.Click(chromedp.ID("tab-graph")))
+	if _, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"}); err != nil {
+		t.Fatal(err)
+	}
+	p.want("on paper", "document.getElementById('tab-graph').checkVisibility() + ' ' + getComputedStyle(document.body).backgroundColor", "false rgb(255, 255, 255)")
+	p.shot("shop-print")
 	p.quiet()
 }
 

@@ -75,7 +75,8 @@ function subtitle(i) {
   return cut(ports || (b.owner === 'Pod' ? 'pod' : plural(b.pods.length, 'pod')));
 }
 
-const busyText = n => [n.into > 5 ? 'reached by ' + n.into : '', n.out > 5 ? 'reaches ' + n.out : ''].filter(Boolean).join(', ');
+const busyText = n => (state.mode === 'denied' ? [n.into > 5 ? n.into + ' denied to it' : '', n.out > 5 ? n.out + ' denied from it' : ''] :
+  [n.into > 5 ? 'reached by ' + n.into : '', n.out > 5 ? 'reaches ' + n.out : '']).filter(Boolean).join(', ');
 
 // The point of view: the box that is looked at, or the one that is selected.
 const viewed = () => graph.hover >= 0 ? graph.hover : state.box;
@@ -194,7 +195,7 @@ function route(a, b) {
 
 function findRoute(a, b) {
   const c = curve(a, b);
-  if (a.id < 0 || b.id < 0) return c.d;
+  if (a.id < 0 && b.id < 0) return c.d;
   const blocks = obstacles(a, b);
   if (!crosses(c.points, blocks)) return c.d;
   const right = b.x > a.x + a.w ? 1 : -1, sameColumn = !(b.x >= a.x + a.w - 4) && !(b.x + b.w <= a.x + 4);
@@ -278,6 +279,7 @@ function cubic(x0, y0, x1, y1, x2, y2, x3, y3) {
 
 // portsBetween is told in the place of a box's own ports: what it takes from the focus, what it sends there.
 function portsBetween(focus, i, goes, comes) {
+  if (state.mode === 'denied') return goes && comes ? 'denied both ways' : 'denied';
   const to = goes ? answer(focus, i).text : '', from = comes ? answer(i, focus).text : '';
   return cut(goes && comes ? (to === from ? 'both ways ' + to : `in ${to} · out ${from}`) : to || from);
 }
