@@ -123,7 +123,7 @@ func testDirections(s *suite) {
 	s.allow(tcp(B, Outside, 80)...)
 	s.allow(tcp(Outside, A, 80)...) // nobody speaks of what comes to A, and A's answers belong to it
 	s.allow(tcp(Node, C, 80)...)    // the node reaches its pods
-	s.allow(tcp(Node, A, 80)...) // and gets their answers
+	s.allow(tcp(Node, A, 80)...)    // and gets their answers
 	s.allow(udp(Node, C, 80)...)
 	s.allow(echo(Node, C)...)
 	s.deny(tcp(A, Node, 80)...) // but pods reach the node as their egress says
@@ -243,11 +243,18 @@ func testTighten(s *suite) {
 }
 
 func testEpochs(s *suite) {
-	s.replace(func(r *ruleset.Ruleset) { s.pods(r); r.Defaults[to(idB)] = allowAll })
+	const others = 20
+	s.replace(func(r *ruleset.Ruleset) {
+		s.pods(r)
+		r.Defaults[to(idB)] = allowAll
+		for i := range others {
+			r.Addresses[host(netip.AddrFrom4([4]byte{10, 0, 2, byte(i)}))] = ruleset.Identity(100 + i)
+		}
+	})
 	busy, idle := s.established(tcp(A, B, 80)), s.established(tcp(C, B, 80))
 	s.apply(func(r *ruleset.Ruleset) { r.Pairs[pair(to(idB), idC)] = denyAll })
 	// As many tightenings as there are epochs, and a few more: idle's label comes into use again, and must not count.
-	for i := range ruleset.Identity(20) {
+	for i := range ruleset.Identity(others) {
 		s.apply(func(r *ruleset.Ruleset) { r.Pairs[pair(to(idB), 100+i)] = denyAll })
 		pass(busy)
 	}
@@ -288,15 +295,7 @@ func testRestart(s *suite) {
 
 func testDrift(s *suite) {
 	s.replace(func(r *ruleset.Ruleset) { s.pods(r); r.Defaults[to(idB)] = allowTCP80 })
-	before := s.eventsSoFar()
-	if err := s.harness.Edit(); err != nil {
-		s.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(s.Context(), patience)
-	defer cancel()
-	if _, err := s.await(ctx, before, func(e dataplane.Event) bool { return e.Drift != nil }); err != nil {
-		s.Errorf("no event for an edit: %v", err)
-	}
+	s.seesEdit()
 	next := s.next(func(r *ruleset.Ruleset) { r.Pairs[pair(to(idB), idA)] = allowAll })
 	s.drifts(s.dp.Apply(s.Context(), ruleset.Diff(s.rules, next)), "apply after an edit")
 	_, err := s.dp.Realized(s.Context())
@@ -305,6 +304,25 @@ func testDrift(s *suite) {
 	s.realized()
 	s.allow(tcp(A, B, 80)...)
 	s.deny(tcp(A, B, 81)...)
+}
+
+// seesEdit edits what is in force until that is seen: edits from before Watch began do not count.
+func (s *suite) seesEdit() {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	for from := s.eventsSoFar(); ctx.Err() == nil; {
+		if err := s.harness.Edit(); err != nil {
+			s.Fatal(err)
+		}
+		short, stop := context.WithTimeout(ctx, patience/100)
+		_, err := s.await(short, from, func(e dataplane.Event) bool { return e.Drift != nil })
+		stop()
+		if err == nil {
+			return
+		}
+	}
+	s.Error("no event for edits")
 }
 
 func testAtomic(s *suite) {

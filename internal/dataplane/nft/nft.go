@@ -84,6 +84,9 @@ func (d *Dataplane) open() (err error) {
 	if err = d.dial(); err != nil {
 		return err
 	}
+	if _, err = d.conn.generation(); err != nil { // now it is known that we may
+		return err
+	}
 	if d.notices, err = listen(d.opts.NetNS); err != nil {
 		return err
 	}

@@ -138,7 +138,14 @@ func TestSpoofedSources(t *testing.T) {
 	linkLocal := netip.MustParseAddr("fe80::1234")
 	l.drops("from_pod", a, l.node, udpPacket(linkLocal, node[1], 80, 0))
 	l.drops("from_pod", a, l.node, udpPacket(netip.IPv6Unspecified(), node[1], 80, 0))
-	l.lets(a, l.node, icmpPacket(linkLocal, node[1], [2]byte{0, 135}, 255, append(make([]byte, 4), node[1].AsSlice()...)...))
+	before := l.counted(inet, "from_pod")
+	for _, source := range []netip.Addr{linkLocal, netip.IPv6Unspecified()} {
+		l.inject(a, icmpPacket(source, node[1], [2]byte{0, 135}, 255, append(make([]byte, 4), node[1].AsSlice()...)...))
+	}
+	l.drops("from_pod", a, l.node, udpPacket(linkLocal, node[1], 80, 0)) // sent after the others, and the only one to count
+	if n := l.counted(inet, "from_pod") - before; n != 1 {
+		t.Errorf("%d packets are counted, want 1: neighbour discovery is not for from_pod to drop", n)
+	}
 }
 
 func TestFragments(t *testing.T) {
@@ -331,22 +338,30 @@ func (l *lab) refused(w <-chan dataplane.Denial, row ruleset.RowID, t, seen flow
 
 // watch returns the denials of a dataplane.
 func watch(t *testing.T, d *Dataplane) <-chan dataplane.Denial {
-	ctx, cancel := context.WithCancel(t.Context())
-	denials, done := make(chan dataplane.Denial, 1000), make(chan error, 1)
+	events, denials := make(chan dataplane.Event, 1000), make(chan dataplane.Denial, 1000)
+	stop := watchAll(t, d, events)
 	go func() {
-		done <- d.Watch(ctx, func(e dataplane.Event) {
+		for e := range events {
 			if e.Denial != nil {
 				denials <- *e.Denial
 			}
-		})
+		}
 	}()
-	t.Cleanup(func() {
+	t.Cleanup(func() { stop(); close(events) })
+	return denials
+}
+
+// watchAll sends the events of a dataplane until it is stopped.
+func watchAll(t *testing.T, d *Dataplane, events chan<- dataplane.Event) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Watch(ctx, func(e dataplane.Event) { events <- e }) }()
+	return func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	})
-	return denials
+	}
 }
 
 func TestTrackingFlushedInTheMiddle(t *testing.T) {

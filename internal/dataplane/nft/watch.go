@@ -179,8 +179,8 @@ func openDenialLog(ns int, group uint16) (*denialLog, error) {
 			Header: netlink.Header{Type: unix.NFNL_SUBSYS_ULOG<<8 | nfulnlMessageConfig, Flags: netlink.Request | netlink.Acknowledge},
 			Data:   append(header(unix.AF_UNSPEC, group), body...),
 		})
-		if errors.Is(err, unix.EBUSY) {
-			// Enforcing and reading back work all the same.
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY) {
+			// That we may talk to netfilter was seen before. Enforcing and reading back work all the same.
 			l.taken = fmt.Errorf("log group %d has a reader already: choose another group or stop it: %w", group, err)
 			return l, nil
 		}
