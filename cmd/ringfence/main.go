@@ -41,6 +41,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	var no failed
+	var status exitStatus
 	switch {
 	case err == nil:
 		return exitOK
@@ -49,6 +50,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			fmt.Fprintln(stderr, no.message)
 		}
 		return exitFailed
+	case errors.As(err, &status):
+		return int(status)
 	}
 	fmt.Fprintln(stderr, "error:", err)
 	return exitUsage
@@ -65,6 +68,7 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCan(), newExplain(), newLab(), newUp(), newDown(), newShim(), newVersion())
+	root.AddCommand(newCan(), newExplain(), newLab(), newUp(), newDown(), newExec(), newLogs(),
+		newStatus(), newDoctor(), newShim(), newVersion())
 	return root
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,7 +61,8 @@ func newMachine(t *testing.T) *machine {
 }
 
 func (m *machine) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", append(args, m.folders...)...)
+	args = slices.Concat(args[:1], m.folders, args[1:])
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = "ringfence" // by which TestMain knows what to be
 	return cmd
 }
@@ -329,4 +331,173 @@ func (m *machine) processes() string {
 		text += fmt.Sprint(" ", c.PID)
 	}
 	return text
+}
+
+// mustAwait returns when ok does.
+func (m *machine) mustAwait(what string, ok func() bool) {
+	m.t.Helper()
+	for start := time.Now(); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			out, _ := m.ringfence("status")
+			m.t.Fatalf("%s: not after 20 s\n%s", what, out)
+		}
+	}
+}
+
+const deployment = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api, namespace: shop}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: api}}
+  template:
+    metadata: {labels: {app: api}}
+    spec: {containers: [{name: c, image: c, ports: [{containerPort: 8080}]}]}
+`
+
+func TestUpFollowsItsFiles(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.write("policy.yaml", shopPolicy)
+	u := m.up()
+	u.await("in force")
+	other, err := m.Shim(key("shop/other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.mustNotReach("shop/other", "shop/db", 5432)
+
+	m.write("shop.yaml", strings.Replace(shopManifest, "app: other", "app: web", 1))
+	t.Log(u.await("shop.yaml: in force"))
+	m.mustReach("shop/other", "shop/db", 5432)
+	if again, err := m.Shim(key("shop/other")); err != nil || again.Process != other.Process {
+		t.Errorf("a new label restarted the pod: %v", err)
+	}
+	m.write("shop.yaml", shopManifest)
+	u.await("shop.yaml: in force")
+	m.mustNotReach("shop/other", "shop/db", 5432)
+
+	m.write("api.yaml", fmt.Sprintf(deployment, 3))
+	if line := u.await("api.yaml: in force"); !strings.Contains(line, "3 pods started") {
+		t.Error(line)
+	}
+	m.mustReach("shop/api-3", "shop/api-1", 8080)
+	m.write("api.yaml", fmt.Sprintf(deployment, 1))
+	if line := u.await("api.yaml: in force"); !strings.Contains(line, "2 pods stopped") {
+		t.Error(line)
+	}
+	m.mustAwait("api-3 is gone", func() bool { _, err := m.Shim(key("shop/api-3")); return err != nil })
+
+	if err := os.Remove(filepath.Join(m.manifests, "policy.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(u.await("policy.yaml: in force"))
+	m.mustReach("shop/other", "shop/db", 5432)
+}
+
+func TestBadManifests(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.write("policy.yaml", shopPolicy)
+	u := m.up()
+	u.await("in force")
+	held := func(when string) {
+		t.Helper()
+		m.mustReach("shop/web", "shop/db", 5432)
+		m.mustNotReach("shop/other", "shop/db", 5432)
+		out, code := m.ringfence("status")
+		if code != exitFailed || !strings.Contains(out, "policy.yaml:10") || !strings.Contains(out, "held") {
+			t.Errorf("status, %s: code %d\n%s", when, code, out)
+		}
+	}
+	m.write("policy.yaml", strings.Replace(shopPolicy, "ports:", "prots:", 1))
+	t.Log(u.await(`did you mean "ports"`))
+	u.await("in force")
+	held("after a typo")
+	u.kill()
+	u = m.up()
+	u.await("in force")
+	held("after a restart")
+	m.write("policy.yaml", shopPolicy)
+	u.await("all manifests are good again")
+	u.await("in force")
+	if out, code := m.ringfence("status"); code != exitOK {
+		t.Errorf("status: code %d\n%s", code, out)
+	}
+
+	m.write("never.yaml", strings.NewReplacer("name: db", "name: never", "app: db", "app: other", "ingress:\n", "ingres:\n").Replace(shopPolicy))
+	t.Log(u.await("is denied"))
+	u.await("in force")
+	m.mustNotReach("shop/web", "shop/other", 80)
+}
+
+const commandManifest = `
+apiVersion: v1
+kind: Pod
+metadata:
+  name: worker
+  namespace: jobs
+  annotations:
+    ringfence.dev/exec: |
+      echo "run by $WHO in $(hostname)"
+      rm -f dead
+      exec sleep 1000
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: c
+    env: [{name: WHO, value: me}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+    readinessProbe: {exec: {command: [test, -e, ready]}, periodSeconds: 1}
+    livenessProbe: {exec: {command: [sh, -c, "test ! -e dead"]}, initialDelaySeconds: 1, periodSeconds: 1, failureThreshold: 1}
+`
+
+func TestCommands(t *testing.T) {
+	m := newMachine(t)
+	m.write("worker.yaml", commandManifest)
+	m.write("shop.yaml", shopManifest)
+	u := m.up("--exec", "shop/web=while true; do echo tick; sleep 0.1; done")
+	u.await("in force")
+	status := func() (s podStatus) {
+		t.Helper()
+		full, err := statusOf(t.Context(), m.Instance)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range full.Pods {
+			if p.Pod == "jobs/worker" {
+				s = p
+			}
+		}
+		return s
+	}
+	m.mustAwait("the command runs", func() bool { return status().State == "running" })
+	if s := status(); s.Ready || s.Restarts != 0 {
+		t.Errorf("before it is ready: %+v", s)
+	}
+	if out, code := m.ringfence("exec", "jobs/worker", "--", "sh", "-c", "touch ready; echo $IP; hostname; exit 7"); code != 7 ||
+		out != m.address("jobs/worker").String()+"\nworker\n" {
+		t.Errorf("exec: code %d, %q", code, out)
+	}
+	m.mustAwait("it is ready", func() bool { return status().Ready })
+	m.ringfence("exec", "jobs/worker", "--", "touch", "dead")
+	m.mustAwait("it was started again", func() bool { return status().Restarts == 1 })
+	m.mustAwait("it is ready again", func() bool { return status().Ready })
+	out, code := m.ringfence("logs", "jobs/worker")
+	if code != exitOK || strings.Count(out, "run by me in worker\n") != 2 || !strings.Contains(out, "liveness probe failed") {
+		t.Errorf("logs: code %d, %s", code, out)
+	}
+	if out, code := m.ringfence("logs", "shop/web", "--tail", "2"); code != exitOK || out != "tick\ntick\n" {
+		t.Errorf("logs --tail 2: code %d, %q", code, out)
+	}
+	if out, code := m.ringfence("exec", "jobs/worker", "--", "ip", "link", "set", "eth0", "down"); code == 0 {
+		t.Errorf("a pod may change its own network: %s", out)
+	}
+	m.write("worker.yaml", strings.Replace(commandManifest, "value: me", "value: another", 1))
+	u.await("worker.yaml: in force")
+	m.mustAwait("the new command runs", func() bool {
+		out, _ := m.ringfence("logs", "jobs/worker")
+		return strings.Contains(out, "run by another in worker")
+	})
 }

@@ -50,8 +50,8 @@ type Options struct {
 type Desired struct {
 	Objects   cluster.Objects // addresses and nodes of pods are not looked at: all run here
 	Workloads map[cluster.Key]podspec.Spec
-	Extra any // for Options.Extend
-	Note  any // comes back in the Outcome
+	Extra     any // for Options.Extend
+	Note      any // comes back in the Outcome
 }
 
 // View is what is in force, for Options.Extend.

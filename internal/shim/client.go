@@ -49,24 +49,38 @@ func (c *Client) NetNS() (*netns.NS, error) {
 
 // Do sends a request and returns the status that it is answered with.
 func (c *Client) Do(ctx context.Context, r Request) (Status, error) {
+	reply, err := c.once(ctx, r)
+	return reply.Status, err
+}
+
+// Pod returns what runs in a pod.
+func (c *Client) Pod(ctx context.Context) (*Pod, error) {
+	reply, err := c.once(ctx, Request{Op: OpStatus})
+	if err == nil && reply.Pod == nil {
+		err = fmt.Errorf("shim %s: nothing runs in it yet", c.dir)
+	}
+	return reply.Pod, err
+}
+
+func (c *Client) once(ctx context.Context, r Request) (Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	var status Status
-	err := c.ask(ctx, r, func(s Status) error { status = s; return errDone })
+	var reply Reply
+	err := c.ask(ctx, r, func(r Reply) error { reply = r; return errDone })
 	if errors.Is(err, errDone) {
-		return status, nil
+		err = nil
 	}
-	return status, err
+	return reply, err
 }
 
 var errDone = errors.New("done")
 
 // Watch calls f with the shim's status, now and whenever it changes, until ctx or the shim ends or f fails.
 func (c *Client) Watch(ctx context.Context, f func(Status) error) error {
-	return c.ask(ctx, Request{Op: OpWatch}, f)
+	return c.ask(ctx, Request{Op: OpWatch}, func(r Reply) error { return f(r.Status) })
 }
 
-func (c *Client) ask(ctx context.Context, r Request, f func(Status) error) error {
+func (c *Client) ask(ctx context.Context, r Request, f func(Reply) error) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", c.dir.file("sock"))
 	if err != nil {
@@ -91,7 +105,7 @@ func (c *Client) ask(ctx context.Context, r Request, f func(Status) error) error
 		if reply.Error != "" {
 			return fmt.Errorf("shim %s: %s", c.dir, reply.Error)
 		}
-		if err = f(reply.Status); err != nil {
+		if err = f(reply); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,7 @@ type podKeeper struct {
 	changes changes
 	now     Status
 	spec    []byte // what runs, as JSON
+	running *Pod   // the same
 	stop    context.CancelFunc
 	ended   chan struct{} // closed when the run has ended
 }
@@ -35,6 +36,12 @@ func (k *podKeeper) status() (Status, <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.now, k.changes.next
+}
+
+func (k *podKeeper) pod() *Pod {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.running
 }
 
 // set changes the status.
@@ -74,6 +81,7 @@ func (k *podKeeper) update(r Request) error {
 	ctx, stop := context.WithCancel(k.ctx)
 	k.spec, k.stop, k.ended = spec, stop, make(chan struct{})
 	k.set(func(s *Status) {
+		k.running = r.Pod
 		s.Ready, s.State, s.Why = false, Waiting, "starting"
 		if again {
 			s.Restarts = 0

@@ -168,7 +168,10 @@ func (r *runner) checkExec(ctx context.Context, args []string) error {
 	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
 	defer stop()
 	if err := r.keeper.children.wait(cmd); err != nil {
-		return fmt.Errorf("%s: %w %s", args[0], err, strings.TrimSpace(out.String()))
+		if said := strings.TrimSpace(out.String()); said != "" {
+			return fmt.Errorf("%s: %w: %s", args[0], err, said)
+		}
+		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	return nil
 }

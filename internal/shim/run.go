@@ -160,6 +160,8 @@ func (n *nodeKeeper) update(r Request) error {
 	return nil
 }
 
+func (n *nodeKeeper) pod() *Pod { return nil }
+
 func (n *nodeKeeper) close() error {
 	if n.servant == nil {
 		return nil

@@ -95,7 +95,6 @@ func (r *runner) command(ctx context.Context) string {
 	case <-c.ended:
 		why = "the command ended: " + c.how
 	case why = <-unhealthy:
-		r.say("%s", why)
 	case <-ctx.Done():
 	}
 	stopProbing()

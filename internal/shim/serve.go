@@ -24,6 +24,7 @@ const (
 type keeper interface {
 	status() (now Status, changed <-chan struct{}) // changed is closed at the next change
 	update(Request) error
+	pod() *Pod // what runs; nil if nothing does, or it is no pod
 }
 
 // endpoint is a shim's control socket.
@@ -106,11 +107,10 @@ func (e *endpoint) answer(ctx context.Context, c net.Conn) {
 
 func (e *endpoint) reply(c net.Conn, err error) {
 	now, _ := e.keeper.status()
-	send(c, now, err)
+	send(c, Reply{Status: now, Pod: e.keeper.pod()}, err)
 }
 
-func send(c net.Conn, s Status, err error) bool {
-	r := Reply{Status: s}
+func send(c net.Conn, r Reply, err error) bool {
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -128,7 +128,7 @@ func (e *endpoint) watch(ctx context.Context, c net.Conn) {
 	}()
 	for {
 		now, changed := e.keeper.status()
-		if !send(c, now, nil) {
+		if !send(c, Reply{Status: now}, nil) {
 			return
 		}
 		select {

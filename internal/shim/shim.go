@@ -69,6 +69,7 @@ type Request struct {
 type Reply struct {
 	Error  string `json:"error,omitempty"`
 	Status Status `json:"status"`
+	Pod    *Pod   `json:"pod,omitempty"` // what runs, with the answer to OpStatus
 }
 
 // Pod is what a pod's shim is told to run.
