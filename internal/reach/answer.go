@@ -119,7 +119,7 @@ func (c *Clause) Decision() flow.Decision {
 		return flow.Decision{Verdict: flow.Deny, Direction: flow.Ingress, Rule: c.Ingress.Rule}
 	}
 	f := flow.Decision{Verdict: flow.Allow, Rule: c.Egress.Rule}
-	if c.Ingress.Judged {
+	if !c.Ingress.Rule.IsZero() {
 		f.Rule = c.Ingress.Rule
 	}
 	return f
