@@ -21,6 +21,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/runtime"
+	"github.com/ringfence-project/ringfence/internal/shim"
 )
 
 // machine is an instance in folders of the test, and ringfence run on it as users do.
@@ -500,4 +501,65 @@ func TestCommands(t *testing.T) {
 		out, _ := m.ringfence("logs", "jobs/worker")
 		return strings.Contains(out, "run by another in worker")
 	})
+}
+
+// TestUpMendsWhatDies kills what `up` has started, while it runs and while it does not.
+func TestUpMendsWhatDies(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.write("policy.yaml", shopPolicy)
+	u := m.up()
+	u.await("in force")
+	works := func() {
+		t.Helper()
+		m.mustReach("shop/web", "shop/db", 5432)
+		m.mustNotReach("shop/other", "shop/db", 5432)
+	}
+	kill := func(c *shim.Client, err error) {
+		t.Helper()
+		if err == nil {
+			err = c.Signal(syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Await(5 * time.Second)
+	}
+	kill(m.Shim(key("shop/db")))
+	u.await("1 pod started")
+	works()
+	open := m.mustReach("shop/web", "shop/db", 5432)
+	kill(m.NodeShim())
+	m.mustAwait("the node's shim is back", func() bool { _, err := m.NodeShim(); return err == nil })
+	m.mustEcho(open)
+	works()
+
+	u.kill()
+	kill(m.Shim(key("shop/db")))
+	u = m.up()
+	u.await("1 pod started")
+	works()
+	u.kill()
+	kill(m.NodeShim()) // and with it the node, as nobody else holds it
+	u = m.up()
+	u.await("in force")
+	works()
+	kill(m.Shim(key("shop/web")))
+	u.kill()
+	kill(m.NodeShim())
+	if out, code := m.ringfence("down"); code != exitOK {
+		t.Errorf("down, with half of it dead: code %d, %s", code, out)
+	}
+}
+
+func TestOnlyOneUp(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.up().await("in force")
+	if _, code := m.ringfence("up", m.manifests); code != exitUsage {
+		t.Errorf("a second up of the same instance: code %d", code)
+	}
+	if _, code := m.ringfence("up", m.manifests, "--name", "other", "--run", filepath.Dir(m.manifests), "--name", "manifests"); code != exitUsage {
+		t.Errorf("up in a folder of somebody else's: code %d", code)
+	}
 }
