@@ -46,6 +46,8 @@ var mayImport = map[string]string{
 	"internal/flowlog/socket":          "flowlog",
 	"internal/flowlog/alert":           "flow flowlog",
 	"internal/engine":                  "flow cluster ruleset compile dataplane",
+	"internal/reach":                   "label flow policy cluster ruleset compile",
+	"internal/mapview":                 "flow cluster reach",
 	"internal/lab":                     "label flow policy cluster eval ruleset compile query dataplane engine netns",
 	"internal/cluster/clustertest":     "label flow policy cluster",
 	"internal/query":                   "label flow policy cluster service",

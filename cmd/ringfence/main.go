@@ -68,7 +68,7 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCan(), newExplain(), newLab(), newUp(), newDown(), newExec(), newLogs(),
+	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
 		newStatus(), newDoctor(), newShim(), newVersion())
 	return root
 }
