@@ -190,11 +190,16 @@ func (l *lab) join(port string, s *station, host dataplanetest.Host) {
 	}
 }
 
-// serve answers on ports 80 and 81 of TCP and UDP.
+// serve answers on ports 80 and 81 of TCP and UDP, and takes what comes to port 9 of UDP.
 func (l *lab) serve(h dataplanetest.Host, s *station) {
 	l.t.Helper()
 	l.must(s.ns.Do(func() error {
 		for _, a := range h {
+			silent, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 9)))
+			if err != nil {
+				return err
+			}
+			l.t.Cleanup(func() { silent.Close() })
 			for _, port := range []uint16{80, 81} {
 				at := netip.AddrPortFrom(a, port)
 				ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))

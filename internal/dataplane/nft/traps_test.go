@@ -204,7 +204,7 @@ subject egress 102
 `
 	l.enforce(text)
 	b, c := l.hosts[podB], l.hosts[podC]
-	request := udpPacket(podC[0], podB[0], 80, 0)
+	request := udpPacket(podC[0], podB[0], 9, 0)
 	l.drops("row_1", c, b, request)
 	l.drops("invalid", b, c, unreachable(request)) // about no connection at all
 	d := l.enforce(`
