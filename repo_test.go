@@ -58,6 +58,7 @@ var mayImport = map[string]string{
 	"internal/runtime":                 "flow policy cluster ruleset compile dataplane dataplane/nft engine netns podspec podnet shim",
 	"internal/scenario":                "*",
 	"cmd/ringfence":                    "*",
+	"bench/labmanifests":               "",
 	"hack/testsummary":                 "",
 }
 
