@@ -193,7 +193,7 @@ func (u *upProcess) latencies() []time.Duration {
 	var all []time.Duration
 	for _, line := range u.lines {
 		_, rest, ok := strings.Cut(line, "in force after ")
-		text, _, _ := strings.Cut(rest, ":")
+		text, _, _ := strings.Cut(rest, ",")
 		if d, err := time.ParseDuration(text); ok && err == nil {
 			all = append(all, d)
 		}

@@ -21,6 +21,13 @@ import (
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 )
 
+// Denials of the node's namespace are reported in this NFLOG group, so many a second for each row; what is more is
+// counted.
+const (
+	nodeLogGroup = 1
+	nodeLogRate  = 50
+)
+
 // upFlags are what `up` is asked for.
 type upFlags struct {
 	instanceFlags
@@ -64,7 +71,15 @@ func up(cmd *cobra.Command, flags upFlags, paths []string) error {
 	if err != nil {
 		return err
 	}
-	node, err := runtime.Open(cmd.Context(), i, runtime.Options{Bridge: topology == lab.Bridge})
+	u := &upRun{paths: paths, commands: commands, out: cmd.OutOrStdout(), topology: flags.topology}
+	if u.services, err = newServices(i, u.say); err != nil {
+		return err
+	}
+	if u.executable, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	node, err := runtime.Open(cmd.Context(), i, runtime.Options{Bridge: topology == lab.Bridge,
+		LogGroup: nodeLogGroup, LogRate: nodeLogRate, Resolv: u.services.resolv, Extend: u.services.extend})
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w; up needs the rights of root: \"ringfence doctor\" says which are missing", err)
 	}
@@ -75,7 +90,10 @@ func up(cmd *cobra.Command, flags upFlags, paths []string) error {
 	if err != nil {
 		return errors.Join(err, node.Close())
 	}
-	u := &upRun{node: node, paths: paths, commands: commands, out: cmd.OutOrStdout(), topology: flags.topology}
+	u.node = node
+	if u.flows, err = newFlowService(node, u.services); err != nil {
+		return errors.Join(err, node.Close())
+	}
 	err = errors.Join(u.run(cmd.Context(), store), node.Close())
 	fmt.Fprintln(u.out, "up has ended; pods and rules stay as they are. \"ringfence up\" takes them over, \"ringfence down\" ends them.")
 	return err
@@ -103,6 +121,10 @@ type upRun struct {
 	out      io.Writer
 	topology string
 
+	services   *services
+	flows      *flowService
+	executable string
+
 	mu     sync.Mutex
 	done   *dir.Snapshot // the last that is in force
 	err    error         // why manifests cannot be read
@@ -115,7 +137,7 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 	defer cancel()
 	desired := make(chan runtime.Desired, 1)
 	var parts sync.WaitGroup
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	parts.Go(func() {
 		failed <- dir.Watch(ctx, u.paths, store, func(s dir.Snapshot, err error) { u.read(s, err, desired) })
 		cancel()
@@ -124,9 +146,13 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 		failed <- u.node.Watch(ctx, u.observe)
 		cancel()
 	})
+	parts.Go(func() {
+		failed <- u.flows.run(ctx)
+		cancel()
+	})
 	u.node.Keep(ctx, desired, u.applied)
 	parts.Wait()
-	return errors.Join(<-failed, <-failed)
+	return errors.Join(<-failed, <-failed, <-failed)
 }
 
 // read takes in what the manifests say, and hands it on in the stead of what waits.
@@ -168,7 +194,7 @@ func (u *upRun) report(s dir.Snapshot) {
 }
 
 func (u *upRun) desired(s *dir.Snapshot) runtime.Desired {
-	d := runtime.Desired{Objects: s.Objects, Workloads: map[cluster.Key]podspec.Spec{}, Note: s}
+	d := runtime.Desired{Objects: s.Objects, Workloads: map[cluster.Key]podspec.Spec{}, Extra: s.Services, Note: s}
 	for _, e := range s.Objects.Endpoints {
 		spec := s.Workloads[e.Key]
 		if c, ok := u.commands[cluster.Key{Namespace: e.Namespace, Name: e.Owner.Name}]; ok {
@@ -179,6 +205,7 @@ func (u *upRun) desired(s *dir.Snapshot) runtime.Desired {
 		}
 		d.Workloads[e.Key] = spec
 	}
+	u.services.addDNS(&d, u.executable)
 	return d
 }
 
@@ -201,32 +228,33 @@ func (u *upRun) applied(o runtime.Outcome) {
 	if o.Err != nil {
 		u.say("error: %v", o.Err)
 	}
-	if !o.InForce.IsZero() && (o.New || len(o.Started)+len(o.Stopped) > 0) {
+	if o.New && !o.InForce.IsZero() || len(o.Started)+len(o.Stopped) > 0 {
 		u.say("%s", describeChange(files, o, took))
 	}
 }
 
-// describeChange is "web.yaml: in force after 12ms: generation 7, 2 pods started".
+// describeChange is "web.yaml: in force after 12ms, generation 7, 2 pods started after 60ms".
 func describeChange(files []string, o runtime.Outcome, took time.Duration) string {
-	what := "mended"
-	switch n := len(files); {
-	case n > 3:
-		what = fmt.Sprintf("%d files", n)
-	case n > 0:
-		what = strings.Join(files, ", ")
-	}
-	text := what
+	var parts []string
 	if took > 0 {
-		text += fmt.Sprintf(": in force after %s", took.Round(100*time.Microsecond))
+		what := strings.Join(files, ", ")
+		if len(files) > 3 {
+			what = fmt.Sprintf("%d files", len(files))
+		}
+		parts = append(parts, fmt.Sprintf("%s: in force after %s", what, took.Round(100*time.Microsecond)))
 	}
-	text += fmt.Sprintf(": generation %d", o.Status.Generation)
+	parts = append(parts, fmt.Sprintf("generation %d", o.Status.Generation))
 	if n := len(o.Started); n > 0 {
-		text += fmt.Sprintf(", %s started after %s", count(n, "pod"), o.At.Sub(o.InForce).Round(time.Millisecond))
+		text := count(n, "pod") + " started"
+		if !o.InForce.IsZero() {
+			text += fmt.Sprintf(" after %s", o.At.Sub(o.InForce).Round(time.Millisecond))
+		}
+		parts = append(parts, text)
 	}
 	if n := len(o.Stopped); n > 0 {
-		text += fmt.Sprintf(", %s stopped", count(n, "pod"))
+		parts = append(parts, count(n, "pod")+" stopped")
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 func count(n int, noun string) string {
@@ -238,6 +266,7 @@ func count(n int, noun string) string {
 
 // observe reports what the kernel tells.
 func (u *upRun) observe(e engine.Event) {
+	u.flows.observe(e)
 	if e.Repaired == "" {
 		return
 	}

@@ -137,8 +137,8 @@ func Prepare(ns *netns.NS) error {
 	return withHandle(ns, func(h *netlink.Handle) error { return up(h, loopbackIndex, nil) })
 }
 
-// Plug connects the pod whose namespace is pod with the node, and returns when packets get through.
-func (n Net) Plug(ctx context.Context, node, pod *netns.NS, p Port) error {
+// Plug connects the pod whose namespace is pod with the node. AwaitUp waits until packets get through.
+func (n Net) Plug(node, pod *netns.NS, p Port) error {
 	if err := Prepare(pod); err != nil {
 		return err
 	}
@@ -150,12 +150,10 @@ func (n Net) Plug(ctx context.Context, node, pod *netns.NS, p Port) error {
 		if err := withHandle(pod, func(h *netlink.Handle) error { return n.inside(h, p) }); err != nil {
 			return err
 		}
-		if !n.Bridge {
-			if err := n.route(h, index, p); err != nil {
-				return err
-			}
+		if n.Bridge {
+			return nil
 		}
-		return awaitUp(ctx, pod, p.Addresses)
+		return n.route(h, index, p)
 	})
 }
 
@@ -303,10 +301,10 @@ func Peer(pod *netns.NS) (int, error) {
 	return index, err
 }
 
-// awaitUp returns when the pod's interface carries packets and its addresses are in use. The kernel does both some time
+// AwaitUp returns when the pod's interface carries packets and its addresses are in use. The kernel does both some time
 // after it was told to: until then it drops what is sent over a veth, and looks for a new IPv6 address on the link. It
 // asks again and again: that takes milliseconds, and what a subscription says can be lost.
-func awaitUp(ctx context.Context, pod *netns.NS, addresses []netip.Addr) error {
+func AwaitUp(ctx context.Context, pod *netns.NS, addresses []netip.Addr) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("the interface does not come up"))
 	defer cancel()
 	return withHandle(pod, func(h *netlink.Handle) error {
