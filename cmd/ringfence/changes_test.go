@@ -174,7 +174,7 @@ func inForce(t *testing.T, i runtime.Instance) *ruleset.Ruleset {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	dp, err := nft.New(nft.Options{NetNS: ns.FD()})
+	dp, err := nft.New(nft.Options{NetNS: ns.FD(), LogGroup: nodeLogGroup, LogRate: nodeLogRate})
 	if err != nil {
 		t.Fatal(err)
 	}
