@@ -137,7 +137,7 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 	defer cancel()
 	desired := make(chan runtime.Desired, 1)
 	var parts sync.WaitGroup
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	parts.Go(func() {
 		failed <- dir.Watch(ctx, u.paths, store, func(s dir.Snapshot, err error) { u.read(s, err, desired) })
 		cancel()
@@ -150,9 +150,23 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 		failed <- u.flows.run(ctx)
 		cancel()
 	})
+	parts.Go(func() {
+		failed <- u.answer(ctx)
+		cancel()
+	})
 	u.node.Keep(ctx, desired, u.applied)
 	parts.Wait()
-	return errors.Join(<-failed, <-failed, <-failed)
+	return errors.Join(<-failed, <-failed, <-failed, <-failed)
+}
+
+// answer answers other commands.
+func (u *upRun) answer(ctx context.Context) error {
+	l, err := listenControl(u.node.Run)
+	if err != nil {
+		return err
+	}
+	c := &control{services: u.services, log: u.flows.log, title: strings.Join(u.paths, " ")}
+	return c.serve(ctx, l)
 }
 
 // read takes in what the manifests say, and hands it on in the stead of what waits.
