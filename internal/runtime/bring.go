@@ -214,7 +214,7 @@ func (n *Node) tell(ctx context.Context, p *pod, w *shim.Pod) error {
 			return err
 		}
 		defer ns.Close()
-		if err := podnet.AwaitUp(ctx, ns, w.Addresses); err != nil {
+		if err := podnet.AwaitUp(ctx, ns, w.Addresses, podnet.PodInterface); err != nil {
 			return err
 		}
 	}
