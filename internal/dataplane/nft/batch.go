@@ -26,6 +26,8 @@ type sink interface {
 	dropChain(ref)
 	addMap(mapDef)
 	dropMap(mapDef)
+	addCounter(ref)
+	dropCounter(ref)
 	put(d mapDef, key, value string) // the key is not there
 	del(d mapDef, key string)        // the key is there
 }
@@ -174,6 +176,18 @@ func (d mapDef) byteOrders() []byte {
 
 func (b *batch) dropMap(d mapDef) {
 	b.add(unix.NFT_MSG_DELSET, d.family, 0, b.in().str(unix.NFTA_SET_NAME, d.name))
+}
+
+func (b *batch) addCounter(r ref) {
+	zero := make([]byte, 8)
+	b.add(unix.NFT_MSG_NEWOBJ, r.family, netlink.Create, b.in().str(unix.NFTA_OBJ_NAME, r.name).
+		u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER).
+		nest(unix.NFTA_OBJ_DATA, attrs(nil).bytes(unix.NFTA_COUNTER_BYTES, zero).bytes(unix.NFTA_COUNTER_PACKETS, zero)))
+}
+
+func (b *batch) dropCounter(r ref) {
+	b.add(unix.NFT_MSG_DELOBJ, r.family, 0, b.in().str(unix.NFTA_OBJ_NAME, r.name).
+		u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
 }
 
 func (b *batch) put(d mapDef, key, value string) { b.element(unix.NFT_MSG_NEWSETELEM, d, key, value) }

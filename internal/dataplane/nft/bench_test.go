@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -55,6 +56,26 @@ func BenchmarkRealized(b *testing.B) {
 			for b.Loop() {
 				if _, err := d.Realized(b.Context()); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkRowDrops reads the counters of rows.
+func BenchmarkRowDrops(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			d, _ := bare(b)
+			r := ruleset.New()
+			r.Generation = 1
+			for i := range n {
+				r.Rows[ruleset.RowID(i+1)] = ruleset.Uniform(ruleset.Cell{}).With(flow.TCP, uint16(i), uint16(i), ruleset.Cell{Verdict: flow.Allow})
+			}
+			replace(b, d, r)
+			for b.Loop() {
+				if rows, err := d.RowDrops(b.Context()); err != nil || len(rows) != n {
+					b.Fatal(len(rows), err)
 				}
 			}
 		})

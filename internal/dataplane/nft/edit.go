@@ -151,6 +151,9 @@ func (e *editor) addRow(id ruleset.RowID, row ruleset.Row) {
 			}
 		}
 	}
+	if !allowsAll(row) {
+		e.to.addCounter(rowCounter(id))
+	}
 	e.to.addChain(chainDef{ref{inet, rowChain(id)}, nil, rowRules(id, row, born, e.opts)})
 	e.to.put(rowsMap, number(ruleset.RowBase+uint32(id)), "goto "+rowChain(id))
 }
@@ -158,6 +161,9 @@ func (e *editor) addRow(id ruleset.RowID, row ruleset.Row) {
 func (e *editor) deleteRow(id ruleset.RowID, row ruleset.Row) {
 	e.to.del(rowsMap, number(ruleset.RowBase+uint32(id)))
 	e.to.dropChain(ref{inet, rowChain(id)})
+	if !allowsAll(row) {
+		e.to.dropCounter(rowCounter(id))
+	}
 	for _, p := range flow.PortProtocols {
 		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
 			e.to.dropMap(portsSet(id, p))

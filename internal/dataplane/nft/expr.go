@@ -102,6 +102,11 @@ func setScratch() []expression {
 func loadScratch() []expression         { return loadMeta(expr.MetaKeyPRIORITY) }
 func scratch(value uint32) []expression { return then(immediate(host32(value)), setScratch()) }
 
+// countAt counts with the counter of that name, which google/nftables does not end in zero as the kernel does.
+func countAt(name string) []expression {
+	return one(&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: name + "\x00"})
+}
+
 func host32(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
 
 // limited ends the rule for packets beyond n a second.

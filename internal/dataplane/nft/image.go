@@ -17,6 +17,8 @@ type image struct {
 	tables map[byte]uint32 // family → flags
 	chains map[ref]chainImage
 	maps   map[ref]mapImage
+	// counters are there or not: what they count is no part of the picture.
+	counters map[ref]bool
 }
 
 type chainImage struct {
@@ -30,13 +32,16 @@ type mapImage struct {
 }
 
 func newImage() *image {
-	return &image{tables: map[byte]uint32{}, chains: map[ref]chainImage{}, maps: map[ref]mapImage{}}
+	return &image{tables: map[byte]uint32{}, chains: map[ref]chainImage{}, maps: map[ref]mapImage{},
+		counters: map[ref]bool{}}
 }
 
 func (i *image) addTable(family byte)  { i.tables[family] = 0 }
 func (i *image) dropTable(family byte) { delete(i.tables, family) }
 func (i *image) dropChain(r ref)       { delete(i.chains, r) }
 func (i *image) dropMap(d mapDef)      { delete(i.maps, d.ref) }
+func (i *image) addCounter(r ref)      { i.counters[r] = true }
+func (i *image) dropCounter(r ref)     { delete(i.counters, r) }
 
 func (i *image) addChain(c chainDef) {
 	hook := ""
@@ -176,6 +181,11 @@ func differences(want, got *image) []string {
 			say("%smap %s is of another type", familyText(r.family), r.name)
 		case !maps.Equal(w.elements, g.elements):
 			say("%smap %s: %s", familyText(r.family), r.name, differentElements(w.elements, g.elements))
+		}
+	}
+	for _, r := range union(want.counters, got.counters) {
+		if want.counters[r] != got.counters[r] {
+			say("%scounter %s is %s", familyText(r.family), r.name, missing(want.counters[r]))
 		}
 	}
 	return out

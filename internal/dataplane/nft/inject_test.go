@@ -141,15 +141,22 @@ func (s *sniffer) count() int {
 	}
 }
 
-// counted adds up the counters of a chain.
+// counted adds up the counters of a chain: those in its rules, and the one of its name.
 func (l *lab) counted(family byte, chain string) uint64 {
 	l.t.Helper()
 	s, err := dial(l.node.ns.FD())
 	l.must(err)
 	defer s.close()
-	rules, err := reader{s, newImage(), DefaultTable, family}.list(unix.NFT_MSG_GETRULE, nil)
+	rules, err := s.list(unix.NFT_MSG_GETRULE, family, DefaultTable, nil)
 	l.must(err)
 	total := uint64(0)
+	counters, err := s.counterObjects(family, DefaultTable)
+	l.must(err)
+	for _, c := range counters {
+		if text(c[unix.NFTA_OBJ_NAME]) == chain {
+			total += bigEndian64(parse(c[unix.NFTA_OBJ_DATA])[unix.NFTA_COUNTER_PACKETS])
+		}
+	}
 	for _, r := range rules {
 		if text(r[unix.NFTA_RULE_CHAIN]) != chain {
 			continue

@@ -339,6 +339,7 @@ func TestForeignEditsAreSeen(t *testing.T) {
 		"hook added":        `add chain inet ringfence mine { type filter hook forward priority 0 ; policy drop ; }`,
 		"policy changed":    `add chain inet ringfence forward { policy drop ; }`,
 		"set added":         `add set inet ringfence mine { type ipv4_addr ; }`,
+		"counter added":     `add counter inet ringfence row_77`,
 		"table put to bed":  `add table inet ringfence { flags dormant ; }`,
 		"table deleted":     `delete table inet ringfence`,
 		"everything":        `flush ruleset`,

@@ -27,6 +27,7 @@ const (
 	udataRuleComment   = 0 // NFTNL_UDATA_RULE_COMMENT
 	hostByteOrder      = 1
 	nfAccept           = 1 // NF_ACCEPT
+	objHandle          = 6 // NFTA_OBJ_HANDLE
 	bigByteOrder       = 2
 )
 
@@ -109,19 +110,23 @@ func describe(m netlink.Message) string {
 		noun = "map"
 	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
 		noun = "elements of map"
+	case unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_DELOBJ:
+		noun = "counter"
 	default:
 		return fmt.Sprintf("message of kind %d", kind)
 	}
 	switch uint16(m.Header.Type) & 0xff {
-	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWRULE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM:
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWRULE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM,
+		unix.NFT_MSG_NEWOBJ:
 		verb = "add"
-	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM,
+		unix.NFT_MSG_DELOBJ:
 		verb = "delete"
 	}
 	body := parse(m.Data[headerLen:])
 	name := text(body[unix.NFTA_CHAIN_TABLE]) // kind 1 is the table's name in every message, and
 	if b := body[2]; noun != "table" && len(b) > 0 {
-		name += " " + text(b) // kind 2 that of the map, or, in a rule, of the chain,
+		name += " " + text(b) // kind 2 that of the map or counter, or, in a rule, of the chain,
 	}
 	if b := body[unix.NFTA_CHAIN_NAME]; noun == "chain" && len(b) > 0 {
 		name = text(body[unix.NFTA_CHAIN_TABLE]) + " " + text(b) // but 3 in a chain

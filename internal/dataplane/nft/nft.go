@@ -57,6 +57,7 @@ type Dataplane struct {
 	conn    *socket
 	notices *socket // what others change; looked at when a transaction finds that somebody did
 	denials *denialLog
+	drops   dropCounts
 
 	state      *state // nil if it is not known
 	generation uint32 // of nftables, when state was read or written
@@ -229,6 +230,11 @@ func (d *Dataplane) clear(b *batch, img *image) {
 	for _, r := range union(img.maps, nil) {
 		if r.family == inet {
 			b.dropMap(mapDef{ref: r})
+		}
+	}
+	for _, r := range union(img.counters, nil) {
+		if r.family == inet {
+			b.dropCounter(r)
 		}
 	}
 	for _, r := range union(img.chains, nil) {

@@ -56,7 +56,7 @@ func (s *socket) readOnce(table string, elements bool) (*image, error) {
 			img.tables[family] = bigEndian32(parse(m.Data[headerLen:])[unix.NFTA_TABLE_FLAGS])
 		}
 		r := reader{s, img, table, family}
-		if err := errors.Join(r.chains(), r.rules(), r.maps(elements)); err != nil {
+		if err := errors.Join(r.chains(), r.rules(), r.counters(), r.maps(elements)); err != nil {
 			return nil, fmt.Errorf("read table %s: %w", table, err)
 		}
 	}
@@ -70,18 +70,18 @@ type reader struct {
 	family byte
 }
 
-// list asks for all objects of a kind in our table. The kernel does not filter all kinds by table, so we do.
-func (r reader) list(kind uint16, body attrs) ([]map[uint16][]byte, error) {
-	messages, err := r.dump(nftMessage(kind), r.family, append(attrs(nil).str(unix.NFTA_CHAIN_TABLE, r.table), body...))
+// list asks for all objects of a kind in a table. The kernel does not filter all kinds by table, so we do.
+func (s *socket) list(kind uint16, family byte, table string, body attrs) ([]map[uint16][]byte, error) {
+	messages, err := s.dump(nftMessage(kind), family, append(attrs(nil).str(unix.NFTA_CHAIN_TABLE, table), body...))
 	if err != nil {
 		return nil, err
 	}
 	var found []map[uint16][]byte
 	for _, m := range messages {
-		if len(m.Data) < headerLen || m.Data[0] != r.family {
+		if len(m.Data) < headerLen || m.Data[0] != family {
 			continue
 		}
-		if body := parse(m.Data[headerLen:]); text(body[unix.NFTA_CHAIN_TABLE]) == r.table {
+		if body := parse(m.Data[headerLen:]); text(body[unix.NFTA_CHAIN_TABLE]) == table {
 			found = append(found, body)
 		}
 	}
@@ -89,7 +89,7 @@ func (r reader) list(kind uint16, body attrs) ([]map[uint16][]byte, error) {
 }
 
 func (r reader) chains() error {
-	list, err := r.list(unix.NFT_MSG_GETCHAIN, nil)
+	list, err := r.list(unix.NFT_MSG_GETCHAIN, r.family, r.table, nil)
 	for _, c := range list {
 		image := chainImage{}
 		if h := c[unix.NFTA_CHAIN_HOOK]; h != nil {
@@ -103,7 +103,7 @@ func (r reader) chains() error {
 }
 
 func (r reader) rules() error {
-	list, err := r.list(unix.NFT_MSG_GETRULE, nil)
+	list, err := r.list(unix.NFT_MSG_GETRULE, r.family, r.table, nil)
 	for _, rule := range list {
 		at := ref{r.family, text(rule[unix.NFTA_RULE_CHAIN])}
 		c := r.img.chains[at]
@@ -113,8 +113,21 @@ func (r reader) rules() error {
 	return err
 }
 
+func (r reader) counters() error {
+	list, err := r.counterObjects(r.family, r.table)
+	for _, c := range list {
+		r.img.counters[ref{r.family, text(c[unix.NFTA_OBJ_NAME])}] = true
+	}
+	return err
+}
+
+// counterObjects lists the counters of a table with what they count.
+func (s *socket) counterObjects(family byte, table string) ([]map[uint16][]byte, error) {
+	return s.list(unix.NFT_MSG_GETOBJ, family, table, attrs(nil).u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
+}
+
 func (r reader) maps(elements bool) error {
-	list, err := r.list(unix.NFT_MSG_GETSET, nil)
+	list, err := r.list(unix.NFT_MSG_GETSET, r.family, r.table, nil)
 	for _, m := range list {
 		flags := bigEndian32(m[unix.NFTA_SET_FLAGS])
 		if flags&unix.NFT_SET_ANONYMOUS != 0 {
@@ -141,7 +154,7 @@ func (r reader) maps(elements bool) error {
 }
 
 func (r reader) elements(name string, interval bool) (map[string]string, error) {
-	list, err := r.list(unix.NFT_MSG_GETSETELEM, attrs(nil).str(unix.NFTA_SET_ELEM_LIST_SET, name))
+	list, err := r.list(unix.NFT_MSG_GETSETELEM, r.family, r.table, attrs(nil).str(unix.NFTA_SET_ELEM_LIST_SET, name))
 	if err != nil {
 		return nil, err
 	}

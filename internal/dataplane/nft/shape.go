@@ -113,6 +113,14 @@ func subjectChain(s ruleset.Subject) string {
 }
 func rowChain(id ruleset.RowID) string { return fmt.Sprintf("row_%d", id) }
 
+// rowCounter counts what a row drops. It has a name so that all of them can be read without their rules.
+func rowCounter(id ruleset.RowID) ref { return ref{inet, rowChain(id)} }
+
+// allowsAll says that a row drops nothing, and so has no counter.
+func allowsAll(row ruleset.Row) bool {
+	return row.Equal(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}))
+}
+
 // fixedMaps are the maps of a table that are always there.
 func fixedMaps(family byte) []mapDef {
 	var defs []mapDef
@@ -281,7 +289,7 @@ func subjectRules(s ruleset.Subject, def ruleset.RowID) []rule {
 
 // rowRules return to the judge what the row allows and drop the rest. born is the generation to name in the log.
 func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []rule {
-	if row.Equal(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})) {
+	if allowsAll(row) {
 		return []rule{does(back())}
 	}
 	var tracked, untracked []rule
@@ -310,7 +318,7 @@ func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []rule 
 // server; a packet without a connection counts as going there.
 func denial(id ruleset.RowID, born uint64, o Options) []rule {
 	if o.LogGroup == 0 {
-		return []rule{does(count(), drop())}
+		return []rule{does(countAt(rowCounter(id).name), drop())}
 	}
 	log := func(direction byte) []expression {
 		var limit []expression
@@ -320,7 +328,7 @@ func denial(id ruleset.RowID, born uint64, o Options) []rule {
 		return then(limit, logged(logPrefix(born, id, direction), o.LogGroup))
 	}
 	return []rule{
-		does(count()),
+		does(countAt(rowCounter(id).name)),
 		does(inDirection(reply), log('r')),
 		does(inDirection(reply), drop()),
 		does(log('o')),
