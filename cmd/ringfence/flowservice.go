@@ -23,19 +23,13 @@ type flowService struct {
 func newFlowService(node *runtime.Node, s *services) (*flowService, error) {
 	f := &flowService{log: flowlog.New(flowNames(node.Engine(), s.current, s.name), flowlog.Limits{})}
 	var err error
-	if f.watch, err = watch.New(node.Namespace(), f.log, rowCounters(node)); err != nil {
+	if f.watch, err = watch.New(node.Namespace(), f.log, node.Dataplane()); err != nil {
 		return nil, fmt.Errorf("watch connections: %w", err)
 	}
 	if f.listener, err = socket.Listen(flowsSocket(node.Run)); err != nil {
 		return nil, errors.Join(err, f.watch.Close())
 	}
 	return f, nil
-}
-
-// rowCounters are the dataplane's, if it counts.
-func rowCounters(node *runtime.Node) flowlog.RowCounters {
-	counters, _ := any(node.Dataplane()).(flowlog.RowCounters)
-	return counters
 }
 
 // run watches and answers until ctx ends or something fails.
