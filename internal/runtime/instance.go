@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,6 +93,9 @@ func (i Instance) Good() string { return filepath.Join(i.State, "good") }
 // ErrRunning is wrapped by the error of Lock if somebody else runs the instance.
 var ErrRunning = errors.New("is running already")
 
+// lockPatience is for one who was killed and is not quite dead yet.
+const lockPatience = time.Second
+
 // lock makes the caller the only one who changes the instance, until it closes the file or ends.
 func (i Instance) lock() (*os.File, error) {
 	for _, d := range []string{i.Run, i.State} {
@@ -107,6 +111,10 @@ func (i Instance) lock() (*os.File, error) {
 		return nil, fmt.Errorf("instance %s: %w", i.Name, err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for start := time.Now(); errors.Is(err, unix.EWOULDBLOCK) && time.Since(start) < lockPatience; {
+		time.Sleep(lockPatience / 20)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if err == nil {
 		err = i.sign(f)
 	}
