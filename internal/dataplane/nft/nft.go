@@ -209,7 +209,7 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 func (s *state) become(r *ruleset.Ruleset, to sink, o Options) error {
 	s.rules = r
 	e := editor{state: s, to: to, opts: o}
-	return e.edit(ruleset.New(), ruleset.Diff(ruleset.New(), r).Ops)
+	return e.edit(ruleset.New(), ruleset.Difference(ruleset.New(), r))
 }
 
 // clear deletes everything that is in our tables, except base chains that are as they should be: packets pass them all
@@ -284,7 +284,7 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 	e := editor{state: d.state, to: b, opts: d.opts}
 	err := d.moveEpoch(&e, tightens)
 	if err == nil {
-		err = e.edit(before, ruleset.Diff(before, after).Ops)
+		err = e.edit(before, ruleset.Difference(before, after))
 	}
 	if err == nil {
 		err = d.checkBridge(d.state)
