@@ -33,7 +33,7 @@ type Instance struct {
 const marker = "ringfence-instance"
 
 // claim makes a folder the instance's.
-func (i Instance) claim(dir string) error {
+func (i Instance) claim(dir string, mode fs.FileMode) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -45,7 +45,7 @@ func (i Instance) claim(dir string) error {
 	if len(entries) > 0 {
 		return fmt.Errorf("folder %s is not empty, and not of an instance: choose another with --run, --state or --name", dir)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, mode); err != nil {
 		return err
 	}
 	return os.WriteFile(path, []byte(i.Name+"\n"), 0o600)
@@ -98,10 +98,10 @@ const lockPatience = time.Second
 
 // lock makes the caller the only one who changes the instance, until it closes the file or ends.
 func (i Instance) lock() (*os.File, error) {
-	for _, d := range []string{i.Run, i.State} {
-		if err := i.claim(d); err != nil {
-			return nil, fmt.Errorf("instance %s: %w", i.Name, err)
-		}
+	// pods' users get to their pods' own folders in State, and list nothing on the way; nobody else gets into Run
+	err := errors.Join(i.claim(i.Run, 0o700), i.claim(i.State, 0o711))
+	if err != nil {
+		return nil, fmt.Errorf("instance %s: %w", i.Name, err)
 	}
 	if err := os.MkdirAll(i.podsDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("instance %s: %w", i.Name, err)

@@ -153,7 +153,7 @@ func (n *Node) start(ctx context.Context, k cluster.Key, host bool) (*pod, error
 	if err := writeJSON(filepath.Join(string(d), "pod.json"), k); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(n.podState(k), 0o755); err != nil {
+	if err := os.MkdirAll(n.podState(k), 0o711); err != nil {
 		return nil, err
 	}
 	s := shim.Start{Kind: shim.PodKind, Dir: d, Hostname: k.Name, Executable: n.options.Executable, Ended: n.poke}

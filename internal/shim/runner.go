@@ -4,8 +4,11 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/echo"
@@ -83,7 +86,10 @@ func (r *runner) listen(ctx context.Context) string {
 
 // makeWorkDir makes the pod's folder, which commands of exec start in too, and gives it to the user that they run as.
 func makeWorkDir(p Pod) error {
-	if err := os.MkdirAll(p.WorkDir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p.WorkDir), 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(p.WorkDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	uid, gid := -1, -1
