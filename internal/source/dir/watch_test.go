@@ -256,3 +256,20 @@ func TestManyChanges(t *testing.T) {
 		}
 	}
 }
+
+// TestMountedConfigMap changes files as the kubelet does: links lead through another link, which is replaced.
+func TestMountedConfigMap(t *testing.T) {
+	w := watch(t, t.TempDir(), t.TempDir())
+	w.until("")
+	point := func(to string) {
+		w.must(os.Symlink(to, filepath.Join(w.folder, "..data_tmp")))
+		w.must(os.Rename(filepath.Join(w.folder, "..data_tmp"), filepath.Join(w.folder, "..data")))
+	}
+	w.write("..one/a.yaml", namespace("a", "1"))
+	point("..one")
+	w.must(os.Symlink("..data/a.yaml", filepath.Join(w.folder, "a.yaml")))
+	w.until("a=1")
+	w.write("..two/a.yaml", namespace("a", "2"))
+	point("..two")
+	w.until("a=2")
+}
