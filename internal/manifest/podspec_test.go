@@ -33,7 +33,7 @@ spec:
         - {name: A, value: b}
         - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
         - {name: SECRET, valueFrom: {secretKeyRef: {name: s, key: k}}}
-        readinessProbe: {httpGet: {port: http, path: /ok, httpHeaders: [{name: X, value: y}]}, initialDelaySeconds: 2}
+        readinessProbe: {httpGet: {port: http, path: /ok, httpHeaders: [{name: X, value: z}]}, initialDelaySeconds: 2}
         livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 3, timeoutSeconds: 4, failureThreshold: 5}
       - name: side
         image: c
@@ -58,7 +58,7 @@ func TestWhatRunsInPods(t *testing.T) {
 	want := podspec.Spec{Command: "exec nginx", WorkingDir: "/srv", User: &user, Group: &group, Grace: 7 * time.Second,
 		Env: []podspec.Env{{Name: "A", Value: "b"}, {Name: "IP", Field: podspec.PodIP}},
 		Readiness: []podspec.Probe{
-			{HTTP: &podspec.HTTPGet{Port: 8080, Path: "/ok", Headers: map[string]string{"X": "y"}}, Delay: 2 * time.Second,
+			{HTTP: &podspec.HTTPGet{Port: 8080, Path: "/ok", Headers: map[string]string{"X": "z"}}, Delay: 2 * time.Second,
 				Period: 10 * time.Second, Timeout: time.Second, Success: 1, Failure: 3},
 			{Exec: []string{"test", "-e", "x"}, Period: 10 * time.Second, Timeout: time.Second, Success: 2, Failure: 3}},
 		Liveness: []podspec.Probe{{TCP: 8080, Period: 3 * time.Second, Timeout: 4 * time.Second, Success: 1, Failure: 5}}}
