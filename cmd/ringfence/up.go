@@ -71,6 +71,11 @@ func up(cmd *cobra.Command, flags upFlags, paths []string) error {
 	if err != nil {
 		return err
 	}
+	for _, path := range paths { // later, one that is gone is no reason to end
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("manifests: %w", err)
+		}
+	}
 	u := &upRun{paths: paths, commands: commands, out: cmd.OutOrStdout(), topology: flags.topology}
 	if u.services, err = newServices(i, u.say); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -558,4 +559,56 @@ func TestOnlyOneUp(t *testing.T) {
 	if _, code := m.ringfence("up", m.manifests, "--name", "other", "--run", filepath.Dir(m.manifests), "--name", "manifests"); code != exitUsage {
 		t.Errorf("up in a folder of somebody else's: code %d", code)
 	}
+}
+
+func TestDoctor(t *testing.T) {
+	m := newMachine(t)
+	out, code := m.ringfence("doctor", "-o", "json")
+	var findings []runtime.Finding
+	if err := json.Unmarshal([]byte(out), &findings); err != nil || len(findings) == 0 {
+		t.Fatalf("%v in %s", err, out)
+	}
+	want := exitOK
+	for _, f := range findings {
+		if f.Level == runtime.Lack {
+			want = exitFailed
+		}
+		if (f.Level == runtime.OK) != (f.Follows == "") {
+			t.Errorf("%s is %s, and from that follows %q", f.Name, f.Level, f.Follows)
+		}
+	}
+	if code != want {
+		t.Errorf("code %d, want %d: %s", code, want, out)
+	}
+}
+
+func TestUpOfNothing(t *testing.T) {
+	m := newMachine(t)
+	if _, code := m.ringfence("up", m.manifests+"/none"); code != exitUsage {
+		t.Errorf("up of a folder that does not exist: code %d", code)
+	}
+	if out, code := m.ringfence("status"); code != exitFailed || !strings.Contains(out, "does not run") {
+		t.Errorf("status of nothing: code %d, %s", code, out)
+	}
+}
+
+// TestHostNetwork moves a pod to the node's network and back.
+func TestHostNetwork(t *testing.T) {
+	m := newMachine(t)
+	agent := "apiVersion: v1\nkind: Pod\nmetadata: {name: agent, namespace: shop}\n" +
+		"spec: {hostNetwork: %t, containers: [{name: c, image: c, ports: [{containerPort: 9100}]}]}\n"
+	m.write("shop.yaml", shopManifest)
+	m.write("agent.yaml", fmt.Sprintf(agent, false))
+	u := m.up()
+	u.await("in force")
+	m.mustReach("shop/web", "shop/agent", 9100)
+	m.write("agent.yaml", fmt.Sprintf(agent, true))
+	u.await("1 pod started")
+	m.mustReach("shop/web", "shop/agent", 9100)
+	if got, want := m.address("shop/agent"), runtime.NodeAddresses[0]; got != want {
+		t.Errorf("its address is %s, want the node's, %s", got, want)
+	}
+	m.write("agent.yaml", fmt.Sprintf(agent, false))
+	u.await("1 pod started")
+	m.mustReach("shop/web", "shop/agent", 9100)
 }

@@ -147,6 +147,9 @@ func (n *Node) watch(p *pod) {
 // start starts the shim of a pod, which is connected to nothing.
 func (n *Node) start(ctx context.Context, k cluster.Key, host bool) (*pod, error) {
 	d := n.podDir(k)
+	if err := endShim(ctx, d); err != nil { // one that an Apply cut off, and then failed
+		return nil, err
+	}
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, err
 	}
