@@ -37,6 +37,9 @@ var LinkGateways = [2]netip.Addr{netip.MustParseAddr("169.254.1.1"), netip.MustP
 
 const loopbackIndex = 1
 
+// sticky is the kernel's NTF_STICKY: an entry of a bridge that is never moved to another port.
+const sticky = 1 << 6
+
 // hostSysctls are set in every namespace before it has an interface. No duplicate address detection: it takes seconds,
 // and addresses are given out here. No reverse path filter: whose address is whose is the dataplane's business.
 var hostSysctls = []string{
@@ -196,7 +199,24 @@ func (n Net) veth(h *netlink.Handle, pod *netns.NS, p Port) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find veth: %w", err)
 	}
+	if n.bridged(p) {
+		return made.Attrs().Index, pin(h, made, p)
+	}
 	return made.Attrs().Index, nil
+}
+
+// pin tells the bridge behind which port the pod is, and to believe no other: it would send one pod's packets to whoever
+// claims its link-layer address.
+func pin(h *netlink.Handle, port netlink.Link, p Port) error {
+	if err := h.LinkSetLearning(port, false); err != nil {
+		return fmt.Errorf("have the bridge learn nothing from %s: %w", p.Veth, err)
+	}
+	err := h.NeighSet(&netlink.Neigh{LinkIndex: port.Attrs().Index, Family: unix.AF_BRIDGE, Flags: unix.NTF_MASTER | sticky,
+		State: unix.NUD_NOARP, HardwareAddr: p.MAC()})
+	if err != nil {
+		return fmt.Errorf("tell the bridge where %s is: %w", p.MAC(), err)
+	}
+	return nil
 }
 
 // MAC is the link-layer address of the pod.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/echo"
@@ -120,4 +122,32 @@ func TestPlug(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A pod that claims another's link-layer address does not get that one's packets.
+func TestBridgeBelievesNobody(t *testing.T) {
+	n, node, one, two, three := testNet(true), newNS(t), newNS(t), newNS(t), newNS(t)
+	must(t, n.SetUp(node))
+	for i, ns := range []*netns.NS{one, two, three} {
+		must(t, n.Plug(node, ns, port(5+i)))
+		must(t, podnet.AwaitUp(t.Context(), ns, port(5+i).Addresses, podnet.PodInterface))
+	}
+	var servers echo.Servers
+	defer servers.Close()
+	must(t, two.Do(func() error {
+		a := port(6).Addresses[0]
+		return errors.Join(servers.Listen(a, cluster.Port{Protocol: flow.TCP, Number: 80}), servers.Listen(a, cluster.Port{Protocol: flow.UDP, Number: 80}))
+	}))
+	must(t, say(one, port(6).Addresses[0]))
+	must(t, podnet.WithHandle(three, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(podnet.PodInterface)
+		if err != nil {
+			return err
+		}
+		return h.LinkSetHardwareAddr(link, port(6).MAC())
+	}))
+	for _, a := range n.Gateways() { // to show the address to the bridge
+		_ = say(three, a)
+	}
+	must(t, say(one, port(6).Addresses[0]))
 }
