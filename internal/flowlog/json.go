@@ -102,7 +102,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	if out.Destination, err = in.Destination.end(); err != nil {
 		return fmt.Errorf("record %d: destination: %w", in.ID, err)
 	}
-	if out.Protocol, err = flow.ParseProtocol(in.Protocol); err != nil {
+	if out.Protocol, err = readProtocol(in.Protocol); err != nil {
 		return fmt.Errorf("record %d: %w", in.ID, err)
 	}
 	if out.Verdict, err = parseVerdict(in.Verdict); err != nil {
@@ -190,7 +190,7 @@ func (t *PairTotal) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	protocol, err := flow.ParseProtocol(in.Protocol)
+	protocol, err := readProtocol(in.Protocol)
 	if err != nil {
 		return err
 	}
@@ -236,4 +236,12 @@ func (t *DropTotal) UnmarshalJSON(data []byte) error {
 		}
 	}
 	return nil
+}
+
+// readProtocol reads any protocol that a packet may say it has: unlike people, packets may say 0.
+func readProtocol(s string) (flow.Protocol, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	return flow.ParseProtocol(s)
 }
