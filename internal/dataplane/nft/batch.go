@@ -4,33 +4,12 @@ package nft
 
 import (
 	"bytes"
-	"encoding/binary"
-	"fmt"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
-
-// A sink takes the parts of our tables. There are two: a batch, which is sent to the kernel, and an image, which is
-// compared with what the kernel has.
-type sink interface {
-	addTable(family byte)
-	dropTable(family byte)
-	addChain(chainDef) // with its rules
-	setRules(ref, []rule)
-	dropChain(ref)
-	addMap(mapDef)
-	dropMap(mapDef)
-	addCounter(ref)
-	dropCounter(ref)
-	put(d mapDef, key, value string) // the key is not there
-	del(d mapDef, key string)        // the key is there
-}
 
 // A batch collects the messages of one transaction. Elements for one map are put together into as few messages as
 // may be.
@@ -51,10 +30,7 @@ const maxElements = 48 << 10
 
 func (b *batch) add(kind uint16, family byte, flags netlink.HeaderFlags, body attrs) {
 	b.flush()
-	b.messages = append(b.messages, netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(nftMessage(kind)), Flags: netlink.Request | flags},
-		Data:   append(header(family, 0), body...),
-	})
+	b.messages = append(b.messages, message(nftMessage(kind), family, 0, flags, body))
 }
 
 // in starts a message's body with our table's name, which is attribute 1 in all of them.
@@ -100,20 +76,6 @@ func (b *batch) addRules(r ref, rules []rule) {
 	}
 }
 
-// encoded is the list of a rule's expressions.
-func (r rule) encoded() attrs {
-	var steps attrs
-	for _, s := range r.steps {
-		steps = steps.nest(unix.NFTA_LIST_ELEM, attrs(s))
-	}
-	return steps
-}
-
-// comment is what nft prints as a rule's comment: a type, a length and a string that ends in zero.
-func comment(s string) []byte {
-	return append(append([]byte{udataRuleComment, byte(len(s) + 1)}, s...), 0)
-}
-
 func (b *batch) dropChain(r ref) {
 	b.add(unix.NFT_MSG_DELCHAIN, r.family, 0, b.in().str(unix.NFTA_CHAIN_NAME, r.name))
 }
@@ -144,34 +106,6 @@ func (b *batch) addMap(d mapDef) {
 	}
 	body = body.u32(unix.NFTA_SET_FLAGS, flags).bytes(unix.NFTA_SET_USERDATA, d.byteOrders())
 	b.add(unix.NFT_MSG_NEWSET, d.family, netlink.Create, body)
-}
-
-func (k kind) magic() uint32 {
-	var m uint32
-	for _, f := range k.fields {
-		m = m<<nftables.SetConcatTypeBits | f.GetNFTMagic()
-	}
-	return m
-}
-
-func (k kind) length() uint32 {
-	var n uint32
-	for _, f := range k.fields {
-		n += (f.Bytes + 3) &^ 3
-	}
-	if len(k.fields) == 1 {
-		return k.fields[0].Bytes
-	}
-	return n
-}
-
-// byteOrders is what nft needs for printing keys and values that are numbers.
-func (d mapDef) byteOrders() []byte {
-	b := append([]byte{udataKeyByteOrder, 4}, host32(d.key.order)...)
-	if len(d.value.fields) > 0 {
-		b = append(append(b, udataDataByteOrder, 4), host32(d.value.order)...)
-	}
-	return b
 }
 
 func (b *batch) dropMap(d mapDef) {
@@ -272,10 +206,3 @@ func (b *batch) done() []netlink.Message {
 	b.flush()
 	return b.messages
 }
-
-// logPrefix is what parseDenial reads.
-func logPrefix(born uint64, id ruleset.RowID, direction byte) string {
-	return fmt.Sprintf("rf:%d:%d:%c", born, id, direction)
-}
-
-func number(v uint32) string { return string(binary.NativeEndian.AppendUint32(nil, v)) }

@@ -4,13 +4,11 @@ package nft
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
@@ -39,22 +37,32 @@ func (d *Dataplane) RowDrops(ctx context.Context) (map[ruleset.RowID]uint64, err
 	defer d.drops.mu.Unlock()
 	s, err := dial(d.opts.NetNS)
 	if err != nil {
-		return nil, fmt.Errorf("count drops: %w", err)
+		return nil, fmt.Errorf("count drops: %w", supported(err))
 	}
-	defer s.close()
-	for range readTries {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		rows, steady, err := s.readRows(d.opts.Table)
-		if err != nil {
-			return nil, fmt.Errorf("count drops: %w", err)
-		}
-		if steady { // else a row may be missing, whose count would seem to begin anew
-			return d.drops.take(rows), nil
-		}
+	defer s.Close()
+	var counters []counter
+	// A reading in the middle of a change may lack rows, whose counts would seem to begin anew.
+	_, err = s.steady(func() (err error) {
+		counters, err = s.counters(inet, d.opts.Table)
+		return err
+	})
+	if err := errors.Join(ctx.Err(), err); err != nil {
+		return nil, fmt.Errorf("count drops: %w", supported(err))
 	}
-	return nil, fmt.Errorf("count drops: nftables did not hold still for %d attempts", readTries)
+	return d.drops.take(rowReadings(counters)), nil
+}
+
+func rowReadings(counters []counter) map[ruleset.RowID]reading {
+	rows := make(map[ruleset.RowID]reading, len(counters))
+	for _, c := range counters {
+		n, isRow := strings.CutPrefix(c.name, "row_")
+		id, err := strconv.ParseUint(n, 10, 32)
+		if !isRow || err != nil {
+			continue // somebody else's
+		}
+		rows[ruleset.RowID(id)] = reading{handle: c.handle, packets: c.packets}
+	}
+	return rows
 }
 
 // take turns counters into sums.
@@ -70,35 +78,4 @@ func (c *dropCounts) take(rows map[ruleset.RowID]reading) map[ruleset.RowID]uint
 	}
 	c.last = rows
 	return drops
-}
-
-// readRows reads the counters of all rows, and says whether nftables held still meanwhile.
-func (s *socket) readRows(table string) (map[ruleset.RowID]reading, bool, error) {
-	before, err := s.generation()
-	if err != nil {
-		return nil, false, err
-	}
-	list, err := s.counterObjects(inet, table)
-	if err != nil {
-		return nil, false, fmt.Errorf("read counters: %w", supported(err))
-	}
-	rows := make(map[ruleset.RowID]reading, len(list))
-	for _, c := range list {
-		n, isRow := strings.CutPrefix(text(c[unix.NFTA_OBJ_NAME]), "row_")
-		id, err := strconv.ParseUint(n, 10, 32)
-		if !isRow || err != nil {
-			continue // somebody else's
-		}
-		rows[ruleset.RowID(id)] = reading{handle: bigEndian64(c[objHandle]),
-			packets: bigEndian64(parse(c[unix.NFTA_OBJ_DATA])[unix.NFTA_COUNTER_PACKETS])}
-	}
-	after, err := s.generation()
-	return rows, before == after, err
-}
-
-func bigEndian64(b []byte) uint64 {
-	if len(b) != 8 {
-		return 0
-	}
-	return binary.BigEndian.Uint64(b)
 }

@@ -360,6 +360,8 @@ func interfaceName(s string) string {
 	return string(b)
 }
 
+func number(v uint32) string { return string(binary.NativeEndian.AppendUint32(nil, v)) }
+
 // readNumber is the inverse of number; 0 if somebody made a map of another type.
 func readNumber(s string) uint32 {
 	if len(s) != 4 {

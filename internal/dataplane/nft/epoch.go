@@ -4,7 +4,6 @@ package nft
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -48,7 +47,7 @@ func (d *Dataplane) freshEpoch(used []int) (int, error) {
 	if next == 0 {
 		return 0, fmt.Errorf("rules name all %d epochs: delete table %s", lastEpoch-firstEpoch+1, d.opts.Table)
 	}
-	if err := d.conn.clearLabels(mask); err != nil {
+	if err := clearLabels(d.conn, mask); err != nil {
 		return 0, fmt.Errorf("clear labels of connections: %w", err)
 	}
 	return next, nil
@@ -63,11 +62,11 @@ func or(a, b []byte) []byte {
 }
 
 // clearLabels takes the labels in mask from all connections.
-func (s *socket) clearLabels(mask []byte) error {
+func clearLabels(s *socket, mask []byte) error {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		list, err := s.dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, family, nil)
 		if err != nil {
-			return fmt.Errorf("list: %w", supported(err))
+			return fmt.Errorf("list: %w", err)
 		}
 		var updates []netlink.Message
 		for _, m := range list {
@@ -108,21 +107,5 @@ func clearing(family byte, connection map[uint16][]byte, mask []byte) netlink.Me
 		}
 	}
 	body = body.bytes(ctaLabels, make([]byte, labelBytes)).bytes(ctaLabelsMask, mask)
-	return netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append(header(family, 0), body...),
-	}
-}
-
-// update sends changes of connections. One that has ended meanwhile is no error.
-func (s *socket) update(messages []netlink.Message) error {
-	if _, err := s.conn.SendMessages(messages); err != nil {
-		return fmt.Errorf("update: %w", err)
-	}
-	for range messages {
-		if _, err := s.conn.Receive(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("update: %w", supported(err))
-		}
-	}
-	return nil
+	return message(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageNew, family, 0, netlink.Acknowledge, body)
 }

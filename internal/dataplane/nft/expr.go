@@ -10,16 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An expression is one step of a rule, encoded. Every step reads and writes register 1, unless it says otherwise.
-type expression []byte
-
-// A rule is a list of expressions. Each runs if the one before it matched; an expression that finds nothing to look at
-// (a connection where there is none, a key that a map does not hold) ends the rule, and the next rule runs.
-type rule struct {
-	steps   []expression
-	comment string
-}
-
 // does joins parts into a rule.
 func does(parts ...[]expression) rule { return rule{steps: slices.Concat(parts...)} }
 

@@ -3,7 +3,6 @@
 package nft
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -61,14 +60,6 @@ func (i *image) setRules(r ref, rules []rule) {
 	i.chains[r] = c
 }
 
-func (r rule) canonical() string {
-	var userdata []byte
-	if r.comment != "" {
-		userdata = comment(r.comment)
-	}
-	return canonical(r.encoded(), userdata)
-}
-
 func (i *image) addMap(d mapDef) {
 	i.maps[d.ref] = mapImage{shape: d.shape(), elements: map[string]string{}}
 }
@@ -78,15 +69,6 @@ func (i *image) del(d mapDef, key string)        { delete(i.maps[d.ref].elements
 
 func hookText(number uint32, priority int32, kind string, policy uint32) string {
 	return fmt.Sprintf("%s hook %d priority %d policy %d", kind, number, priority, policy)
-}
-
-// shape is what makes a map work: byte orders, which only matter to who prints it, are left out.
-func (d mapDef) shape() string {
-	value := fmt.Sprintf("%d", d.value.magic())
-	if d.holdsVerdicts() {
-		value = "verdict"
-	}
-	return fmt.Sprintf("%d:%s interval=%t", d.key.magic(), value, d.interval)
 }
 
 // canonical is a text that two rules share if they do the same. What the kernel adds when it is asked for a rule, and
@@ -240,11 +222,4 @@ func differentElements(want, got map[string]string) string {
 		}
 	}
 	return fmt.Sprintf("%d elements are missing, %d changed, %d added", lost, changed, added)
-}
-
-func bigEndian32(b []byte) uint32 {
-	if len(b) != 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(b)
 }

@@ -146,15 +146,15 @@ func (l *lab) counted(family byte, chain string) uint64 {
 	l.t.Helper()
 	s, err := dial(l.node.ns.FD())
 	l.must(err)
-	defer s.close()
+	defer s.Close()
 	rules, err := s.list(unix.NFT_MSG_GETRULE, family, DefaultTable, nil)
 	l.must(err)
 	total := uint64(0)
-	counters, err := s.counterObjects(family, DefaultTable)
+	counters, err := s.counters(family, DefaultTable)
 	l.must(err)
 	for _, c := range counters {
-		if text(c[unix.NFTA_OBJ_NAME]) == chain {
-			total += bigEndian64(parse(c[unix.NFTA_OBJ_DATA])[unix.NFTA_COUNTER_PACKETS])
+		if c.name == chain {
+			total += c.packets
 		}
 	}
 	for _, r := range rules {

@@ -429,7 +429,7 @@ func TestLostNoticesLeadToReadingBack(t *testing.T) {
 	d, s := bare(t)
 	r := parseRuleset(t, small)
 	replace(t, d, r)
-	if err := d.notices.conn.SetReadBuffer(1); err != nil {
+	if err := d.notices.SetReadBuffer(1); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 20 {

@@ -278,7 +278,7 @@ func (l *lab) Edit() error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	b := &batch{table: DefaultTable}
 	b.flushRules(ref{inet, "judge"})
 	return s.commit(b.done(), 0)

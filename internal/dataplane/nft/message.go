@@ -34,18 +34,19 @@ const (
 // headerLen is the length of what stands before the attributes of every netfilter message.
 const headerLen = 4
 
-// header is the start of a netfilter message; resource is a subsystem or a log group.
-func header(family byte, resource uint16) []byte {
-	return append([]byte{family, unix.NFNETLINK_V0}, byte(resource>>8), byte(resource))
-}
-
 func nftMessage(kind uint16) uint16 { return unix.NFNL_SUBSYS_NFTABLES<<8 | kind }
 
-func batchEdge(kind uint16, body attrs) netlink.Message {
+// message makes a request. Its kind includes the subsystem; the resource is a log group, for those that have one.
+func message(kind uint16, family byte, resource uint16, flags netlink.HeaderFlags, body attrs) netlink.Message {
 	return netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request},
-		Data:   append(header(unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES), body...),
+		Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | flags},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}, body...),
 	}
+}
+
+// batchEdge begins or ends a transaction of nftables.
+func batchEdge(kind uint16, body attrs) netlink.Message {
+	return message(kind, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0, body)
 }
 
 // attrs are encoded netlink attributes. Numbers are big-endian, as netfilter wants them.
@@ -132,4 +133,18 @@ func describe(m netlink.Message) string {
 		name = text(body[unix.NFTA_CHAIN_TABLE]) + " " + text(b) // but 3 in a chain
 	}
 	return verb + " " + noun + " " + name
+}
+
+func bigEndian32(b []byte) uint32 {
+	if len(b) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
+
+func bigEndian64(b []byte) uint64 {
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
 }

@@ -74,7 +74,7 @@ func New(o Options) (*Dataplane, error) {
 		o.Table = DefaultTable
 	}
 	d := &Dataplane{opts: o, ours: map[uint32]bool{}}
-	err := d.open()
+	err := supported(d.open())
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -106,7 +106,7 @@ func (d *Dataplane) dial() error {
 	d.conn = conn
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ours[conn.conn.PID()] = true
+	d.ours[conn.PID()] = true
 	return nil
 }
 
@@ -115,18 +115,18 @@ func (d *Dataplane) Close() error {
 	var errs []error
 	for _, s := range []*socket{d.conn, d.notices} {
 		if s != nil {
-			errs = append(errs, s.close())
+			errs = append(errs, s.Close())
 		}
 	}
 	if d.denials != nil {
-		errs = append(errs, d.denials.close())
+		errs = append(errs, d.denials.socket.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // Remove deletes our tables, and nothing else. Nothing is enforced afterwards.
 func (d *Dataplane) Remove(ctx context.Context) error {
-	return d.retry(ctx, func() ([]netlink.Message, error) {
+	return supported(d.retry(ctx, func() ([]netlink.Message, error) {
 		img, generation, err := d.conn.read(d.opts.Table, false)
 		if err != nil {
 			return nil, err
@@ -137,7 +137,7 @@ func (d *Dataplane) Remove(ctx context.Context) error {
 			b.dropTable(family)
 		}
 		return b.done(), nil
-	})
+	}))
 }
 
 // retry commits what prepare returns; if somebody else committed since prepare looked, it starts again.
@@ -171,7 +171,7 @@ func (d *Dataplane) commit(messages []netlink.Message) error {
 	if errors.Is(err, errUnanswered) {
 		d.state = nil
 	}
-	return errors.Join(err, d.conn.close(), d.dial())
+	return errors.Join(err, d.conn.Close(), d.dial())
 }
 
 // Replace implements dataplane.Dataplane.
@@ -190,7 +190,7 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		b := &batch{table: d.opts.Table}
 		d.clear(b, img)
 		next = emptyState()
-		if next.epoch, err = d.freshEpoch(img.epochs()); err != nil {
+		if next.epoch, err = d.freshEpoch(epochs(img)); err != nil {
 			return nil, err
 		}
 		if err := next.become(r.Stripped(), b, d.opts); err != nil {
@@ -199,7 +199,7 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		return b.done(), d.checkBridge(next)
 	})
 	if err != nil {
-		return fmt.Errorf("replace: %w", err)
+		return fmt.Errorf("replace: %w", supported(err))
 	}
 	d.state = next
 	return nil
@@ -257,7 +257,7 @@ func (d *Dataplane) Apply(ctx context.Context, delta ruleset.Delta) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", supported(err))
 	}
 	return nil
 }
@@ -325,7 +325,7 @@ func (d *Dataplane) Realized(ctx context.Context) (*ruleset.Ruleset, error) {
 		return nil, err
 	}
 	if err := d.verify(); err != nil {
-		return nil, fmt.Errorf("read back: %w", err)
+		return nil, fmt.Errorf("read back: %w", supported(err))
 	}
 	return d.state.rules.Clone(), nil
 }
@@ -374,7 +374,7 @@ func adopt(img *image, o Options) (*state, error) {
 		return s, nil
 	}
 	var rules *ruleset.Ruleset
-	rules, s.epoch, s.born = img.decode()
+	rules, s.epoch, s.born = decode(img)
 	want := newImage()
 	err := rules.Check()
 	if err == nil {
@@ -407,7 +407,7 @@ func (d *Dataplane) catchUp(ctx context.Context) error {
 	if err != nil || generation == d.generation {
 		return err
 	}
-	if err := d.notices.conn.SetReadDeadline(time.Now().Add(noticeTime)); err != nil {
+	if err := d.notices.SetReadDeadline(time.Now().Add(noticeTime)); err != nil {
 		return err
 	}
 	for at := uint32(0); at != generation; {
@@ -429,4 +429,14 @@ func (d *Dataplane) catchUp(ctx context.Context) error {
 	}
 	d.generation = generation
 	return nil
+}
+
+// supported marks errors that say what the machine lacks.
+func supported(err error) error {
+	for _, lack := range []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENOPROTOOPT} {
+		if errors.Is(err, lack) {
+			return fmt.Errorf("%w: %w", dataplane.ErrNotSupported, err)
+		}
+	}
+	return err
 }

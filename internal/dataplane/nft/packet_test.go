@@ -142,7 +142,7 @@ func TestGapsInTheLogAreCounted(t *testing.T) {
 func TestLostDenialsAreReported(t *testing.T) {
 	l := newLab(t, false)
 	d := l.enforce(denyB)
-	if err := d.denials.socket.conn.SetReadBuffer(1); err != nil {
+	if err := d.denials.socket.SetReadBuffer(1); err != nil {
 		t.Fatal(err)
 	}
 	const sent = 200
@@ -150,7 +150,7 @@ func TestLostDenialsAreReported(t *testing.T) {
 		l.inject(l.hosts[podC], udpPacket(podC[0], podB[0], uint16(i+1), 0))
 	}
 	l.wait(func() bool { return l.counted(inet, "row_1") == sent }, "%d packets are dropped", sent)
-	if err := d.denials.socket.conn.SetReadBuffer(receiveBuffer); err != nil {
+	if err := d.denials.socket.SetReadBuffer(receiveBuffer); err != nil {
 		t.Fatal(err)
 	}
 	events := make(chan dataplane.Event, 2*sent)

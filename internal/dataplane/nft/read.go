@@ -3,43 +3,27 @@
 package nft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-
-	"github.com/ringfence-project/ringfence/internal/flow"
-	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-// readTries is how often reading starts again because somebody committed to nftables meanwhile.
-const readTries = 20
-
-// read takes a picture of our tables, and says of which generation of nftables it is. It can leave out the elements
-// of maps.
+// read takes a picture of the tables of a name, and says of which generation of nftables it is. It can leave out the
+// elements of maps.
 func (s *socket) read(table string, elements bool) (*image, uint32, error) {
-	for range readTries {
-		before, err := s.generation()
-		if err != nil {
-			return nil, 0, err
-		}
-		img, err := s.readOnce(table, elements)
-		after, err2 := s.generation()
-		if err2 != nil {
-			return nil, 0, err2
-		}
-		if before == after {
-			return img, before, err
-		}
+	var img *image
+	generation, err := s.steady(func() (err error) {
+		img, err = s.readOnce(table, elements)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read table %s: %w", table, err)
 	}
-	return nil, 0, fmt.Errorf("read table %s: nftables did not hold still for %d attempts", table, readTries)
+	return img, generation, nil
 }
 
 func (s *socket) readOnce(table string, elements bool) (*image, error) {
@@ -50,14 +34,14 @@ func (s *socket) readOnce(table string, elements bool) (*image, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read table %s: %w", table, supported(err))
+			return nil, err
 		}
 		for _, m := range answer {
 			img.tables[family] = bigEndian32(parse(m.Data[headerLen:])[unix.NFTA_TABLE_FLAGS])
 		}
 		r := reader{s, img, table, family}
 		if err := errors.Join(r.chains(), r.rules(), r.counters(), r.maps(elements)); err != nil {
-			return nil, fmt.Errorf("read table %s: %w", table, err)
+			return nil, err
 		}
 	}
 	return img, nil
@@ -114,16 +98,11 @@ func (r reader) rules() error {
 }
 
 func (r reader) counters() error {
-	list, err := r.counterObjects(r.family, r.table)
+	list, err := r.socket.counters(r.family, r.table)
 	for _, c := range list {
-		r.img.counters[ref{r.family, text(c[unix.NFTA_OBJ_NAME])}] = true
+		r.img.counters[ref{r.family, c.name}] = true
 	}
 	return err
-}
-
-// counterObjects lists the counters of a table with what they count.
-func (s *socket) counterObjects(family byte, table string) ([]map[uint16][]byte, error) {
-	return s.list(unix.NFT_MSG_GETOBJ, family, table, attrs(nil).u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
 }
 
 func (r reader) maps(elements bool) error {
@@ -240,135 +219,23 @@ func predecessor(key string) string {
 	return string(b)
 }
 
-var (
-	generationText = regexp.MustCompile(`"generation (\d+)"`)
-	bornText       = regexp.MustCompile(`"rf:(\d+):\d+:[or]"`)
-	defaultText    = regexp.MustCompile(`"row_(\d+)"`)
-)
-
-// decode says what an image means. It leaves out what means nothing: whoever wants to know encodes the result again
-// and compares.
-func (i *image) decode() (r *ruleset.Ruleset, epoch int, born map[ruleset.RowID]uint64) {
-	r, born, epoch = ruleset.New(), map[ruleset.RowID]uint64{}, firstEpoch
-	for _, text := range i.chains[ref{inet, "state"}].rules {
-		r.Generation = find(generationText, text)
-	}
-	for _, e := range i.epochs() {
-		epoch = e
-	}
-	i.decodeAddresses(r)
-	for key := range i.maps[rowsMap.ref].elements {
-		if id := ruleset.RowID(readNumber(key) - ruleset.RowBase); readNumber(key) > ruleset.RowBase {
-			r.Rows[id], born[id] = i.decodeRow(id)
-		}
-	}
-	for _, d := range flow.Directions {
-		for key := range i.maps[subjectsMap(d).ref].elements {
-			s := ruleset.Subject{Direction: d, Identity: ruleset.Identity(readNumber(key))}
-			if rules := i.chains[ref{inet, subjectChain(s)}].rules; len(rules) > 0 {
-				r.Defaults[s] = ruleset.RowID(find(defaultText, rules[len(rules)-1]))
-			}
-			for peer, row := range i.maps[peersMap(s).ref].elements {
-				r.Pairs[ruleset.Pair{Subject: s, Peer: ruleset.Identity(readNumber(peer))}] = ruleset.RowID(readNumber(row) - ruleset.RowBase)
-			}
-		}
-	}
-	return r, epoch, born
+// A counter is an object of a table that rules count with.
+type counter struct {
+	name    string
+	handle  uint64 // its number in the table: one that was made again has another
+	packets uint64
 }
 
-// find returns the number that the pattern picks out of s, or 0.
-func find(pattern *regexp.Regexp, s string) uint64 {
-	m := pattern.FindStringSubmatch(s)
-	if m == nil {
-		return 0
-	}
-	n, err := strconv.ParseUint(m[1], 10, 64)
+// counters lists the counters of a table.
+func (s *socket) counters(family byte, table string) ([]counter, error) {
+	list, err := s.list(unix.NFT_MSG_GETOBJ, family, table, attrs(nil).u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
 	if err != nil {
-		return 0
+		return nil, fmt.Errorf("read counters: %w", err)
 	}
-	return n
-}
-
-// epochs returns the epochs that rules name; in order, and one unless somebody edited them.
-func (i *image) epochs() []int {
-	var found []int
-	for e := firstEpoch; e <= lastEpoch; e++ {
-		bit := fmt.Sprintf("=%x", labelBit(e))
-		for _, c := range i.chains {
-			if slices.ContainsFunc(c.rules, func(s string) bool { return strings.Contains(s, bit) }) {
-				found = append(found, e)
-				break
-			}
-		}
+	found := make([]counter, len(list))
+	for i, c := range list {
+		found[i] = counter{text(c[unix.NFTA_OBJ_NAME]), bigEndian64(c[objHandle]),
+			bigEndian64(parse(c[unix.NFTA_OBJ_DATA])[unix.NFTA_COUNTER_PACKETS])}
 	}
-	return found
-}
-
-func (i *image) decodeAddresses(r *ruleset.Ruleset) {
-	for v := range 2 {
-		for key, value := range i.maps[identityMap(v).ref].elements {
-			if a, ok := netip.AddrFromSlice([]byte(key)); ok {
-				r.Addresses[netip.PrefixFrom(a, a.BitLen())] = ruleset.Identity(readNumber(value))
-			}
-		}
-		for key, value := range i.maps[prefixMap(v).ref].elements {
-			a, bits := splitKey(key, v)
-			r.Addresses[netip.PrefixFrom(a, int(readNumber(bits)))] = ruleset.Identity(readNumber(value))
-		}
-		for key := range i.maps[localMap(v).ref].elements {
-			if a, ok := netip.AddrFromSlice([]byte(key)); ok {
-				r.Locals[a] = ruleset.Attachment{}
-			}
-		}
-		for _, family := range []byte{inet, bridge} {
-			for key := range i.maps[bindingSet(family, v).ref].elements {
-				a, name := splitKey(key, v)
-				at, ok := r.Locals[a]
-				if !ok {
-					continue
-				}
-				if family == inet {
-					at.Interface = text([]byte(name))
-				} else {
-					at.Port = text([]byte(name))
-				}
-				r.Locals[a] = at
-			}
-		}
-	}
-}
-
-// splitKey splits a key that starts with an address of a version.
-func splitKey(key string, v int) (netip.Addr, string) {
-	n := min(len(key), []int{4, 16}[v])
-	a, _ := netip.AddrFromSlice([]byte(key[:n]))
-	return a, key[n:]
-}
-
-func (i *image) decodeRow(id ruleset.RowID) (ruleset.Row, uint64) {
-	rules := i.chains[ref{inet, rowChain(id)}].rules
-	has := func(r rule) bool { return slices.Contains(rules, r.canonical()) }
-	if len(rules) == 1 && has(does(back())) {
-		return ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}), 0
-	}
-	row, allow := ruleset.Uniform(ruleset.Cell{}), ruleset.Cell{Verdict: flow.Allow}
-	for _, p := range flow.PortProtocols {
-		if has(does(loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), back())) {
-			row = row.With(p, 0, 65535, allow)
-		}
-		for key := range i.maps[portsSet(id, p).ref].elements {
-			if len(key) == len(portRange{}) {
-				b := []byte(key)
-				row = row.With(p, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]), allow)
-			}
-		}
-	}
-	if has(does(loadMeta(expr.MetaKeyL4PROTO), notIn(portedSet.name), back())) {
-		row.Other = allow
-	}
-	born := uint64(0)
-	for _, text := range rules {
-		born = max(born, find(bornText, text))
-	}
-	return row, born
+	return found, nil
 }

@@ -13,24 +13,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-// The families of our two tables.
-const (
-	inet   byte = unix.NFPROTO_INET
-	bridge byte = unix.NFPROTO_BRIDGE
-)
-
-// A ref names a map or a chain.
-type ref struct {
-	family byte
-	name   string
-}
-
-// A kind is what a map's keys or values are.
-type kind struct {
-	fields []nftables.SetDatatype
-	order  uint32 // hostByteOrder or bigByteOrder; nft prints by it
-}
-
 var (
 	address4  = kind{[]nftables.SetDatatype{nftables.TypeIPAddr}, bigByteOrder}
 	address6  = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr}, bigByteOrder}
@@ -48,17 +30,6 @@ var (
 	addresses = [2]kind{address4, address6}
 	bindings  = [2]kind{binding4, binding6}
 )
-
-// A mapDef is a map, or a set if it has no values.
-type mapDef struct {
-	ref
-	key, value kind
-	interval   bool // keys are ranges: first and last, one behind the other
-}
-
-func (d mapDef) holdsVerdicts() bool {
-	return len(d.value.fields) == 1 && d.value.fields[0] == nftables.TypeVerdict
-}
 
 // The maps of which there is one for each subject or row.
 func peersMap(s ruleset.Subject) mapDef {
@@ -134,19 +105,6 @@ func fixedMaps(family byte) []mapDef {
 		defs = append(defs, boundSet(family, v), bindingSet(family, v))
 	}
 	return append(defs, interfaceSet(family))
-}
-
-// A hook is where a base chain sees packets.
-type hook struct {
-	number   uint32
-	priority int32
-}
-
-// A chainDef is a chain with its rules. One without a hook is only entered from others.
-type chainDef struct {
-	ref
-	hook  *hook
-	rules []rule
 }
 
 // early is just before where filters usually are. It is after any translation of the destination, and looking at

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,8 +13,6 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/ringfence-project/ringfence/internal/dataplane"
 )
 
 // Socket buffers are limits, not allocations. A transaction is one message to the kernel, so the send buffer bounds
@@ -36,18 +35,18 @@ var errUnanswered = errors.New("no answer to the transaction")
 
 // A socket talks to netfilter, in one network namespace.
 type socket struct {
-	conn *netlink.Conn
-	raw  syscall.RawConn
-	seq  uint32
+	*netlink.Conn
+	raw syscall.RawConn
+	seq uint32
 }
 
 // dial opens a socket in the namespace with file descriptor ns, 0 for the process's own.
 func dial(ns int) (*socket, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns})
 	if err != nil {
-		return nil, fmt.Errorf("open netfilter socket: %w", supported(err))
+		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
-	s := &socket{conn: conn}
+	s := &socket{Conn: conn}
 	err = errors.Join(conn.SetReadBuffer(receiveBuffer), conn.SetWriteBuffer(sendBuffer))
 	if err == nil {
 		s.raw, err = conn.SyscallConn()
@@ -59,29 +58,16 @@ func dial(ns int) (*socket, error) {
 	return s, nil
 }
 
-// supported marks errors that say what the machine lacks.
-func supported(err error) error {
-	for _, lack := range []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENOPROTOOPT} {
-		if errors.Is(err, lack) {
-			return fmt.Errorf("%w: %w", dataplane.ErrNotSupported, err)
-		}
-	}
-	return err
-}
-
 // dump sends one request and returns all messages of the answer.
 func (s *socket) dump(kind uint16, family byte, body attrs) ([]netlink.Message, error) {
 	return s.request(kind, family, netlink.Dump, body)
 }
 
 func (s *socket) request(kind uint16, family byte, flags netlink.HeaderFlags, body attrs) ([]netlink.Message, error) {
-	if err := s.conn.SetDeadline(time.Now().Add(answerTime)); err != nil {
+	if err := s.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return nil, err
 	}
-	return s.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | flags},
-		Data:   append(header(family, 0), body...),
-	})
+	return s.Execute(message(kind, family, 0, flags, body))
 }
 
 // generation asks for the number of nftables' last commit in this namespace.
@@ -91,11 +77,33 @@ func (s *socket) generation() (uint32, error) {
 		return 0, fmt.Errorf("read nftables generation: %w", err)
 	}
 	for _, m := range answer {
-		if id := parse(m.Data[headerLen:])[unix.NFTA_GEN_ID]; len(id) == 4 {
-			return binary.BigEndian.Uint32(id), nil
+		if id := bigEndian32(parse(m.Data[headerLen:])[unix.NFTA_GEN_ID]); id != 0 {
+			return id, nil
 		}
 	}
 	return 0, errors.New("read nftables generation: no answer")
+}
+
+// steadyTries is how often something is read again because somebody committed to nftables meanwhile.
+const steadyTries = 20
+
+// steady calls read until nobody committed to nftables meanwhile, and returns the generation of what was read.
+func (s *socket) steady(read func() error) (uint32, error) {
+	for range steadyTries {
+		before, err := s.generation()
+		if err != nil {
+			return 0, err
+		}
+		err = read()
+		after, err2 := s.generation()
+		if err2 != nil {
+			return 0, err2
+		}
+		if before == after {
+			return before, err
+		}
+	}
+	return 0, fmt.Errorf("nftables did not hold still for %d attempts", steadyTries)
 }
 
 // commit sends messages as one transaction, which the kernel carries out whole or not at all. It fails with errStale
@@ -117,7 +125,7 @@ func (s *socket) commit(messages []netlink.Message, generation uint32) error {
 	// transaction. Errors are answered unasked.
 	last := &batch[len(batch)-2]
 	last.Header.Flags |= netlink.Acknowledge
-	if _, err := s.conn.SendMessages(batch); errors.Is(err, unix.EMSGSIZE) {
+	if _, err := s.SendMessages(batch); errors.Is(err, unix.EMSGSIZE) {
 		return fmt.Errorf("transaction of %d messages is larger than %d MiB: apply it in parts", len(messages), sendBuffer>>20)
 	} else if err != nil {
 		return fmt.Errorf("send transaction: %w", err)
@@ -127,7 +135,7 @@ func (s *socket) commit(messages []netlink.Message, generation uint32) error {
 
 // answer waits for the kernel's answer to the transaction whose messages have the numbers first to last.
 func (s *socket) answer(first, last uint32, batch []netlink.Message) error {
-	if err := s.conn.SetDeadline(time.Now().Add(answerTime)); err != nil {
+	if err := s.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return err
 	}
 	for {
@@ -148,9 +156,9 @@ func (s *socket) answer(first, last uint32, batch []netlink.Message) error {
 			case errno == unix.ERESTART:
 				return errStale
 			case errno != 0 && m.Header.Seq == first:
-				return fmt.Errorf("commit transaction: %w", supported(errno))
+				return fmt.Errorf("commit transaction: %w", errno)
 			case errno != 0:
-				return fmt.Errorf("%s: %w", describe(batch[m.Header.Seq-first]), supported(errno))
+				return fmt.Errorf("%s: %w", describe(batch[m.Header.Seq-first]), errno)
 			case m.Header.Seq == last:
 				return nil
 			}
@@ -175,4 +183,47 @@ func (s *socket) receive() ([]byte, error) {
 	return buffer[:n], nil
 }
 
-func (s *socket) close() error { return s.conn.Close() }
+// listen opens a socket that receives a notice of every change to nftables.
+func listen(ns int) (*socket, error) {
+	s, err := dial(ns)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("listen to changes of nftables: %w", err)
+	}
+	return s, nil
+}
+
+// each calls f for every datagram, and for every time that some were lost, until the context ends.
+func (s *socket) each(ctx context.Context, f func([]byte, error)) error {
+	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		datagram, err := s.receive()
+		switch {
+		case ctx.Err() != nil:
+			return s.SetReadDeadline(time.Time{})
+		case errors.Is(err, unix.ENOBUFS):
+			f(nil, err)
+		case err != nil:
+			return fmt.Errorf("watch: %w", err)
+		default:
+			f(datagram, nil)
+		}
+	}
+}
+
+// update sends changes of connections. One that has ended meanwhile is no error.
+func (s *socket) update(messages []netlink.Message) error {
+	if _, err := s.SendMessages(messages); err != nil {
+		return fmt.Errorf("update: %w", err)
+	}
+	for range messages {
+		if _, err := s.Receive(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("update: %w", err)
+		}
+	}
+	return nil
+}

@@ -384,7 +384,7 @@ row 2
 		l.must(err)
 		const deleteConnection = 2 // IPCTNL_MSG_CT_DELETE: all of them if it names none
 		_, err = s.request(unix.NFNL_SUBSYS_CTNETLINK<<8|deleteConnection, unix.AF_UNSPEC, 4, nil)
-		l.must(errors.Join(err, s.close()))
+		l.must(errors.Join(err, s.Close()))
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		l.must(c.Send(ctx))

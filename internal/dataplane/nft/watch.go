@@ -17,19 +17,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-// listen opens a socket that receives a notice of every change to nftables.
-func listen(ns int) (*socket, error) {
-	s, err := dial(ns)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		s.close()
-		return nil, fmt.Errorf("listen to changes of nftables: %w", supported(err))
-	}
-	return s, nil
-}
-
 // A notice is what one datagram says of changes to nftables.
 type notice struct {
 	foreign string // what others did to our tables
@@ -70,9 +57,9 @@ func (d *Dataplane) isOurs(pid uint32) bool {
 func (d *Dataplane) Watch(ctx context.Context, f func(dataplane.Event)) error {
 	notices, err := listen(d.opts.NetNS)
 	if err != nil {
-		return err
+		return supported(err)
 	}
-	defer notices.close()
+	defer notices.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, done := make(chan dataplane.Event, 64), make(chan error, 2)
@@ -110,25 +97,6 @@ func (d *Dataplane) onNotice(send func(dataplane.Event)) func([]byte, error) {
 			send(dataplane.Event{Drift: &dataplane.Drift{What: "too many changes of nftables to follow: read back what is in force"}})
 		} else if what := d.readNotice(datagram).foreign; what != "" {
 			send(dataplane.Event{Drift: &dataplane.Drift{What: "somebody else did: " + what}})
-		}
-	}
-}
-
-// each calls f for every datagram, and for every time that some were lost, until the context ends.
-func (s *socket) each(ctx context.Context, f func([]byte, error)) error {
-	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for {
-		datagram, err := s.receive()
-		switch {
-		case ctx.Err() != nil:
-			return s.conn.SetReadDeadline(time.Time{})
-		case errors.Is(err, unix.ENOBUFS):
-			f(nil, err)
-		case err != nil:
-			return fmt.Errorf("watch: %w", err)
-		default:
-			f(datagram, nil)
 		}
 	}
 }
@@ -175,24 +143,19 @@ func openDenialLog(ns int, group uint16) (*denialLog, error) {
 		attrs(nil).u32(nfulaConfigFlush, 1), // report each packet at once: the rules limit how many there are
 		attrs(nil).u16(nfulaConfigFlags, nfulnlSequence),
 	} {
-		_, err := s.conn.Execute(netlink.Message{
-			Header: netlink.Header{Type: unix.NFNL_SUBSYS_ULOG<<8 | nfulnlMessageConfig, Flags: netlink.Request | netlink.Acknowledge},
-			Data:   append(header(unix.AF_UNSPEC, group), body...),
-		})
+		_, err := s.Execute(message(unix.NFNL_SUBSYS_ULOG<<8|nfulnlMessageConfig, unix.AF_UNSPEC, group, netlink.Acknowledge, body))
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY) {
 			// That we may talk to netfilter was seen before. Enforcing and reading back work all the same.
 			l.taken = fmt.Errorf("log group %d has a reader already: choose another group or stop it: %w", group, err)
 			return l, nil
 		}
 		if err != nil {
-			s.close()
-			return nil, fmt.Errorf("read log group %d: %w", group, supported(err))
+			s.Close()
+			return nil, fmt.Errorf("read log group %d: %w", group, err)
 		}
 	}
 	return l, nil
 }
-
-func (l *denialLog) close() error { return l.socket.close() }
 
 func (l *denialLog) onDatagram(send func(dataplane.Event)) func([]byte, error) {
 	return func(datagram []byte, err error) {
@@ -251,4 +214,9 @@ func timestamp(b []byte) time.Time {
 		return time.Now()
 	}
 	return time.Unix(int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))*int64(time.Microsecond))
+}
+
+// logPrefix is what parseDenial reads.
+func logPrefix(born uint64, id ruleset.RowID, direction byte) string {
+	return fmt.Sprintf("rf:%d:%d:%c", born, id, direction)
 }
