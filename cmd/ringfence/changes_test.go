@@ -16,6 +16,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane/nft"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 	"github.com/ringfence-project/ringfence/internal/runtime"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 const changingPod = `
@@ -174,7 +175,7 @@ func inForce(t *testing.T, i runtime.Instance) *ruleset.Ruleset {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	dp, err := nft.New(nft.Options{NetNS: ns.FD(), LogGroup: nodeLogGroup, LogRate: nodeLogRate})
+	dp, err := nft.New(nft.Options{NetNS: ns.FD(), LogGroup: up.LogGroup, LogRate: up.LogRate})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/flowlog/alert"
 	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 // flowsOptions are the flags of `ringfence flows`.
@@ -31,9 +31,6 @@ type flowsOptions struct {
 	socket string
 	output string
 }
-
-// flowsSocket is where an instance with that run folder answers.
-func flowsSocket(run string) string { return filepath.Join(run, "flows.sock") }
 
 func newFlows() *cobra.Command {
 	var o flowsOptions
@@ -108,7 +105,7 @@ func (o *flowsOptions) check(now time.Time) error {
 		if err != nil {
 			return err
 		}
-		o.socket = flowsSocket(i.Run)
+		o.socket = up.FlowsSocket(i.Run)
 	}
 	_, err := o.Query()
 	return err

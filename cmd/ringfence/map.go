@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/mapview"
 	"github.com/ringfence-project/ringfence/internal/reach"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 func newMap() *cobra.Command {
@@ -42,7 +43,7 @@ pair the map has the ports that are allowed, and the rules that allow and deny w
 				if err != nil {
 					return err
 				}
-				return runningMap(cmd.Context(), i.Run, output, cmd.OutOrStdout())
+				return up.WriteMap(cmd.Context(), i.Run, output, cmd.OutOrStdout())
 			}
 			in.manifests = args
 			return showMap(cmd, in, output)

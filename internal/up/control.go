@@ -1,4 +1,4 @@
-package main
+package up
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
-	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
 	"github.com/ringfence-project/ringfence/internal/mapview"
 	"github.com/ringfence-project/ringfence/internal/reach"
 )
@@ -104,11 +103,8 @@ func seen(m *reach.Map, pairs []flowlog.PairTotal) []mapview.Seen {
 	return all
 }
 
-// listenControl opens the control socket.
-func listenControl(run string) (net.Listener, error) { return socket.Listen(controlSocket(run)) }
-
-// runningMap asks a running `up` for its map.
-func runningMap(ctx context.Context, run, format string, out io.Writer) error {
+// WriteMap asks the running `up` of an instance for its map, in one of mapview.Formats, and writes that to out.
+func WriteMap(ctx context.Context, run, format string, out io.Writer) error {
 	path := controlSocket(run)
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)

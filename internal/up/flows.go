@@ -1,10 +1,11 @@
-package main
+package up
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
@@ -12,6 +13,9 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flowlog/watch"
 	"github.com/ringfence-project/ringfence/internal/runtime"
 )
+
+// FlowsSocket is where an instance with that run folder tells flows; see flowlog/socket.
+func FlowsSocket(run string) string { return filepath.Join(run, "flows.sock") }
 
 // flowService is the part of `up` that sees connections and tells `flows`.
 type flowService struct {
@@ -26,7 +30,7 @@ func newFlowService(node *runtime.Node, s *services) (*flowService, error) {
 	if f.watch, err = watch.New(node.Namespace(), f.log, node.Dataplane()); err != nil {
 		return nil, fmt.Errorf("watch connections: %w", err)
 	}
-	if f.listener, err = socket.Listen(flowsSocket(node.Run)); err != nil {
+	if f.listener, err = socket.Listen(FlowsSocket(node.Run)); err != nil {
 		return nil, errors.Join(err, f.watch.Close())
 	}
 	return f, nil
