@@ -41,13 +41,16 @@ const loopbackIndex = 1
 const sticky = 1 << 6
 
 // hostSysctls are set in every namespace before it has an interface. No duplicate address detection: it takes seconds,
-// and addresses are given out here. No reverse path filter: whose address is whose is the dataplane's business.
+// and addresses are given out here. No reverse path filter: whose address is whose is the dataplane's business. No
+// redirects: nobody but the node says where packets go.
 var hostSysctls = []string{
 	"ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
 	"ipv4/ping_group_range=0 2147483647",
 	"ipv6/conf/all/disable_ipv6=0", "ipv6/conf/default/disable_ipv6=0",
 	"ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0",
 	"ipv6/conf/all/accept_ra=0", "ipv6/conf/default/accept_ra=0",
+	"ipv6/conf/all/accept_redirects=0", "ipv6/conf/default/accept_redirects=0",
+	"ipv4/conf/all/accept_redirects=0", "ipv4/conf/default/accept_redirects=0",
 }
 
 // nodeSysctls make the node a router without link-local addresses of its own making: fe80::1 is enough.
