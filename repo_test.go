@@ -60,6 +60,7 @@ var mayImport = map[string]string{
 	"internal/scenario":                "*",
 	"internal/up":                      "*",
 	"cmd/ringfence":                    "*",
+	"bench/edits":                      "",
 	"bench/labmanifests":               "",
 	"hack/testsummary":                 "",
 }
