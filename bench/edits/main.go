@@ -2,7 +2,7 @@
 // its pods' shims hold meanwhile. It brings up a cluster of its own in a folder of its own, and takes it down again.
 //
 //	go run ./bench/edits -ringfence bin/ringfence -pods 200 -edits 300
-//	go run ./bench/edits -ringfence bin/ringfence -pods 20 -for 1h
+//	go run ./bench/edits -ringfence bin/ringfence -pods 30 -for 1h
 package main
 
 import (
@@ -44,7 +44,7 @@ const perWorkload = 10 // pods
 
 func main() {
 	ringfence := flag.String("ringfence", "bin/ringfence", "the program")
-	pods := flag.Int("pods", 20, "how many pods, in tens")
+	pods := flag.Int("pods", 30, "how many pods, in tens; 30 at least")
 	edits := flag.Int("edits", 300, "how many edits; with -for, as many as there is time for")
 	during := flag.Duration("for", 0, "how long to go on")
 	pause := flag.Duration("pause", 20*time.Millisecond, "between an edit in force and the next")
