@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -35,15 +36,15 @@ type reading struct {
 func (d *Dataplane) RowDrops(ctx context.Context) (map[ruleset.RowID]uint64, error) {
 	d.drops.mu.Lock()
 	defer d.drops.mu.Unlock()
-	s, err := dial(d.opts.NetNS)
+	s, err := netfilter.Dial(d.opts.NetNS)
 	if err != nil {
 		return nil, fmt.Errorf("count drops: %w", supported(err))
 	}
 	defer s.Close()
-	var counters []counter
+	var counters []netfilter.Counter
 	// A reading in the middle of a change may lack rows, whose counts would seem to begin anew.
-	_, err = s.steady(func() (err error) {
-		counters, err = s.counters(inet, d.opts.Table)
+	_, err = s.Steady(func() (err error) {
+		counters, err = s.Counters(netfilter.Inet, d.opts.Table)
 		return err
 	})
 	if err := errors.Join(ctx.Err(), err); err != nil {
@@ -52,15 +53,15 @@ func (d *Dataplane) RowDrops(ctx context.Context) (map[ruleset.RowID]uint64, err
 	return d.drops.take(rowReadings(counters)), nil
 }
 
-func rowReadings(counters []counter) map[ruleset.RowID]reading {
+func rowReadings(counters []netfilter.Counter) map[ruleset.RowID]reading {
 	rows := make(map[ruleset.RowID]reading, len(counters))
 	for _, c := range counters {
-		n, isRow := strings.CutPrefix(c.name, "row_")
+		n, isRow := strings.CutPrefix(c.Name, "row_")
 		id, err := strconv.ParseUint(n, 10, 32)
 		if !isRow || err != nil {
 			continue // somebody else's
 		}
-		rows[ruleset.RowID(id)] = reading{handle: c.handle, packets: c.packets}
+		rows[ruleset.RowID(id)] = reading{handle: c.Handle, packets: c.Packets}
 	}
 	return rows
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 )
 
 // An epoch is a label of connections: the bit that judge puts on what it accepts. It is one of the highest labels there
@@ -62,24 +64,24 @@ func or(a, b []byte) []byte {
 }
 
 // clearLabels takes the labels in mask from all connections.
-func clearLabels(s *socket, mask []byte) error {
+func clearLabels(s *netfilter.Conn, mask []byte) error {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		list, err := s.dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, family, nil)
+		list, err := s.Dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, family, nil)
 		if err != nil {
 			return fmt.Errorf("list: %w", err)
 		}
 		var updates []netlink.Message
 		for _, m := range list {
-			if len(m.Data) < headerLen {
+			if len(m.Data) < netfilter.HeaderLen {
 				continue
 			}
-			connection := parse(m.Data[headerLen:])
+			connection := netfilter.Parse(m.Data[netfilter.HeaderLen:])
 			if labels := connection[ctaLabels]; len(labels) == labelBytes && bytes.ContainsFunc(and(labels, mask), notZero) {
 				updates = append(updates, clearing(family, connection, mask))
 			}
 		}
 		for part := range slices.Chunk(updates, 512) {
-			if err := s.update(part); err != nil {
+			if err := s.Update(part); err != nil {
 				return err
 			}
 		}
@@ -100,12 +102,12 @@ func notZero(r rune) bool { return r != 0 }
 // clearing changes a connection's labels under mask to none. The connection is found by its tuple and zone, and by its
 // number, so that one which took its place meanwhile is left alone.
 func clearing(family byte, connection map[uint16][]byte, mask []byte) netlink.Message {
-	body := attrs(nil).nest(ctaTupleOrig, connection[ctaTupleOrig])
+	body := netfilter.Attrs(nil).Nest(ctaTupleOrig, connection[ctaTupleOrig])
 	for _, kind := range []uint16{ctaID, ctaZone} {
 		if b := connection[kind]; b != nil {
-			body = body.bytes(kind, b)
+			body = body.Bytes(kind, b)
 		}
 	}
-	body = body.bytes(ctaLabels, make([]byte, labelBytes)).bytes(ctaLabelsMask, mask)
-	return message(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageNew, family, 0, netlink.Acknowledge, body)
+	body = body.Bytes(ctaLabels, make([]byte, labelBytes)).Bytes(ctaLabelsMask, mask)
+	return netfilter.Message(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageNew, family, 0, netlink.Acknowledge, body)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
@@ -274,14 +275,14 @@ func (l *lab) Attachment(a netip.Addr) ruleset.Attachment {
 
 // Edit flushes a chain, as somebody could with nft.
 func (l *lab) Edit() error {
-	s, err := dial(l.node.ns.FD())
+	s, err := netfilter.Dial(l.node.ns.FD())
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	b := &batch{table: DefaultTable}
-	b.flushRules(ref{inet, "judge"})
-	return s.commit(b.done(), 0)
+	b := &netfilter.Batch{Table: DefaultTable}
+	b.FlushRules(named("judge"))
+	return s.Commit(b.Messages(), 0)
 }
 
 func (l *lab) Connect(t flow.Tuple) (dataplanetest.Conn, error) {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package nft
+package netfilter
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 // Socket buffers are limits, not allocations. A transaction is one message to the kernel, so the send buffer bounds
-// the largest ruleset (about 250 bytes for a pod, 60 for an address). What comes back is short: an acknowledgement,
+// the largest transaction. What comes back is short: an acknowledgement,
 // or one error for each message.
 const (
 	sendBuffer    = 512 << 20
@@ -27,26 +27,26 @@ const (
 // only bounds the wait for an answer that never comes.
 const answerTime = 10 * time.Second
 
-// errStale: somebody committed to nftables since the generation that a transaction was made for.
-var errStale = errors.New("nftables was changed meanwhile")
+// ErrStale: somebody committed to nftables since the generation that a transaction was made for.
+var ErrStale = errors.New("nftables was changed meanwhile")
 
-// errUnanswered: nobody knows whether a transaction was carried out.
-var errUnanswered = errors.New("no answer to the transaction")
+// ErrUnanswered: nobody knows whether a transaction was carried out.
+var ErrUnanswered = errors.New("no answer to the transaction")
 
-// A socket talks to netfilter, in one network namespace.
-type socket struct {
+// A Conn talks to netfilter, in one network namespace. One goroutine may use it at a time.
+type Conn struct {
 	*netlink.Conn
 	raw syscall.RawConn
 	seq uint32
 }
 
-// dial opens a socket in the namespace with file descriptor ns, 0 for the process's own.
-func dial(ns int) (*socket, error) {
+// Dial opens a socket in the namespace with file descriptor ns, 0 for the process's own.
+func Dial(ns int) (*Conn, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns})
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
-	s := &socket{Conn: conn}
+	s := &Conn{Conn: conn}
 	err = errors.Join(conn.SetReadBuffer(receiveBuffer), conn.SetWriteBuffer(sendBuffer))
 	if err == nil {
 		s.raw, err = conn.SyscallConn()
@@ -58,26 +58,27 @@ func dial(ns int) (*socket, error) {
 	return s, nil
 }
 
-// dump sends one request and returns all messages of the answer.
-func (s *socket) dump(kind uint16, family byte, body attrs) ([]netlink.Message, error) {
-	return s.request(kind, family, netlink.Dump, body)
+// Dump sends one request and returns all messages of the answer.
+func (s *Conn) Dump(kind uint16, family byte, body Attrs) ([]netlink.Message, error) {
+	return s.Request(kind, family, netlink.Dump, body)
 }
 
-func (s *socket) request(kind uint16, family byte, flags netlink.HeaderFlags, body attrs) ([]netlink.Message, error) {
+// Request sends a request and returns the messages of the answer.
+func (s *Conn) Request(kind uint16, family byte, flags netlink.HeaderFlags, body Attrs) ([]netlink.Message, error) {
 	if err := s.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return nil, err
 	}
-	return s.Execute(message(kind, family, 0, flags, body))
+	return s.Execute(Message(kind, family, 0, flags, body))
 }
 
-// generation asks for the number of nftables' last commit in this namespace.
-func (s *socket) generation() (uint32, error) {
-	answer, err := s.request(nftMessage(unix.NFT_MSG_GETGEN), unix.NFPROTO_UNSPEC, 0, nil)
+// Generation asks for the number of nftables' last commit in this namespace.
+func (s *Conn) Generation() (uint32, error) {
+	answer, err := s.Request(nftMessage(unix.NFT_MSG_GETGEN), unix.NFPROTO_UNSPEC, 0, nil)
 	if err != nil {
 		return 0, fmt.Errorf("read nftables generation: %w", err)
 	}
 	for _, m := range answer {
-		if id := bigEndian32(parse(m.Data[headerLen:])[unix.NFTA_GEN_ID]); id != 0 {
+		if id := Uint32(Parse(m.Data[HeaderLen:])[unix.NFTA_GEN_ID]); id != 0 {
 			return id, nil
 		}
 	}
@@ -87,15 +88,15 @@ func (s *socket) generation() (uint32, error) {
 // steadyTries is how often something is read again because somebody committed to nftables meanwhile.
 const steadyTries = 20
 
-// steady calls read until nobody committed to nftables meanwhile, and returns the generation of what was read.
-func (s *socket) steady(read func() error) (uint32, error) {
+// Steady calls read until nobody committed to nftables meanwhile, and returns the generation of what was read.
+func (s *Conn) Steady(read func() error) (uint32, error) {
 	for range steadyTries {
-		before, err := s.generation()
+		before, err := s.Generation()
 		if err != nil {
 			return 0, err
 		}
 		err = read()
-		after, err2 := s.generation()
+		after, err2 := s.Generation()
 		if err2 != nil {
 			return 0, err2
 		}
@@ -106,12 +107,12 @@ func (s *socket) steady(read func() error) (uint32, error) {
 	return 0, fmt.Errorf("nftables did not hold still for %d attempts", steadyTries)
 }
 
-// commit sends messages as one transaction, which the kernel carries out whole or not at all. It fails with errStale
+// Commit sends messages as one transaction, which the kernel carries out whole or not at all. It fails with ErrStale
 // if nftables is not at the given generation; 0 is any.
-func (s *socket) commit(messages []netlink.Message, generation uint32) error {
-	var gen attrs
+func (s *Conn) Commit(messages []netlink.Message, generation uint32) error {
+	var gen Attrs
 	if generation != 0 {
-		gen = gen.u32(nfnlBatchGenID, generation)
+		gen = gen.U32(nfnlBatchGenID, generation)
 	}
 	batch := make([]netlink.Message, 0, len(messages)+2)
 	batch = append(batch, batchEdge(unix.NFNL_MSG_BATCH_BEGIN, gen))
@@ -134,18 +135,18 @@ func (s *socket) commit(messages []netlink.Message, generation uint32) error {
 }
 
 // answer waits for the kernel's answer to the transaction whose messages have the numbers first to last.
-func (s *socket) answer(first, last uint32, batch []netlink.Message) error {
+func (s *Conn) answer(first, last uint32, batch []netlink.Message) error {
 	if err := s.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return err
 	}
 	for {
-		datagram, err := s.receive()
+		datagram, err := s.Datagram()
 		if err != nil {
-			return fmt.Errorf("%w: %w", errUnanswered, err)
+			return fmt.Errorf("%w: %w", ErrUnanswered, err)
 		}
 		messages, err := syscall.ParseNetlinkMessage(datagram)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errUnanswered, err)
+			return fmt.Errorf("%w: %w", ErrUnanswered, err)
 		}
 		for _, m := range messages {
 			if m.Header.Type != unix.NLMSG_ERROR || len(m.Data) < 4 || m.Header.Seq < first || m.Header.Seq > last+1 {
@@ -154,11 +155,11 @@ func (s *socket) answer(first, last uint32, batch []netlink.Message) error {
 			errno := unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
 			switch {
 			case errno == unix.ERESTART:
-				return errStale
+				return ErrStale
 			case errno != 0 && m.Header.Seq == first:
 				return fmt.Errorf("commit transaction: %w", errno)
 			case errno != 0:
-				return fmt.Errorf("%s: %w", describe(batch[m.Header.Seq-first]), errno)
+				return fmt.Errorf("%s: %w", Describe(batch[m.Header.Seq-first]), errno)
 			case m.Header.Seq == last:
 				return nil
 			}
@@ -166,8 +167,8 @@ func (s *socket) answer(first, last uint32, batch []netlink.Message) error {
 	}
 }
 
-// receive returns one datagram.
-func (s *socket) receive() ([]byte, error) {
+// Datagram waits for one datagram; ENOBUFS says that some were lost.
+func (s *Conn) Datagram() ([]byte, error) {
 	buffer := make([]byte, 64<<10)
 	var n int
 	var err error
@@ -183,9 +184,9 @@ func (s *socket) receive() ([]byte, error) {
 	return buffer[:n], nil
 }
 
-// listen opens a socket that receives a notice of every change to nftables.
-func listen(ns int) (*socket, error) {
-	s, err := dial(ns)
+// Listen opens a socket that receives a notice of every change to nftables.
+func Listen(ns int) (*Conn, error) {
+	s, err := Dial(ns)
 	if err != nil {
 		return nil, err
 	}
@@ -196,12 +197,12 @@ func listen(ns int) (*socket, error) {
 	return s, nil
 }
 
-// each calls f for every datagram, and for every time that some were lost, until the context ends.
-func (s *socket) each(ctx context.Context, f func([]byte, error)) error {
+// Datagrams calls f for every datagram, and for every time that some were lost, until the context ends.
+func (s *Conn) Datagrams(ctx context.Context, f func([]byte, error)) error {
 	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
-		datagram, err := s.receive()
+		datagram, err := s.Datagram()
 		switch {
 		case ctx.Err() != nil:
 			return s.SetReadDeadline(time.Time{})
@@ -215,8 +216,8 @@ func (s *socket) each(ctx context.Context, f func([]byte, error)) error {
 	}
 }
 
-// update sends changes of connections. One that has ended meanwhile is no error.
-func (s *socket) update(messages []netlink.Message) error {
+// Update sends changes of connections. One that has ended meanwhile is no error.
+func (s *Conn) Update(messages []netlink.Message) error {
 	if _, err := s.SendMessages(messages); err != nil {
 		return fmt.Errorf("update: %w", err)
 	}
