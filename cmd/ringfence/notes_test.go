@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -36,7 +37,9 @@ func newNotes(t *testing.T) *notes {
 		n.write(name, string(text))
 		n.policies = string(text)
 	}
+	old := syscall.Umask(0o077) // as a careful administrator has it
 	n.up = n.machine.up()
+	syscall.Umask(old)
 	t.Log(n.up.await("in force"))
 	n.awaitReady()
 	return n

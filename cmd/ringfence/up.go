@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/lab"
@@ -61,6 +62,7 @@ func runUp(cmd *cobra.Command, flags upFlags, paths []string) error {
 			return fmt.Errorf("manifests: %w", err)
 		}
 	}
+	unix.Umask(0o022) // folders have the modes that they are made with, and what pods write those of a container
 	err = up.Run(cmd.Context(), up.Options{Instance: i, Paths: paths, Commands: commands, Bridge: topology == lab.Bridge,
 		Out: cmd.OutOrStdout()})
 	if errors.Is(err, os.ErrPermission) {
