@@ -76,8 +76,12 @@ func readQueries(cmd *cobra.Command, file string) ([]jsonQuery, error) {
 		defer f.Close()
 		r = f
 	}
+	data, err := io.ReadAll(io.LimitReader(r, maxQueries))
+	if err != nil {
+		return nil, fmt.Errorf("read queries from %s: %w", file, err)
+	}
 	var queries []jsonQuery
-	if err := json.NewDecoder(io.LimitReader(r, maxQueries)).Decode(&queries); err != nil {
+	if err := json.Unmarshal(data, &queries); err != nil { // and not a Decoder, which leaves what follows the list unread
 		return nil, fmt.Errorf("read queries from %s: %w; want a JSON list of {id, from, to, protocol, port}", file, err)
 	}
 	return queries, nil
