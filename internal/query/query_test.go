@@ -96,6 +96,7 @@ func TestResolveErrors(t *testing.T) {
 		"asleep":       "did you mean shop/asleep?",
 		"zzzzzzzzzzzz": "want ns/pod",
 		"a/b/c/d":      "want ns/pod",
+		"fe80::1%eth0": "leave out the zone",
 		"app=nothing":  "no pod matches",
 		"app=a b":      "label value",
 	} {

@@ -35,6 +35,9 @@ func (s Scope) Resolve(ref string) ([]cluster.Party, error) {
 		return nil, fmt.Errorf("empty reference: want %s", Forms)
 	}
 	if a, err := netip.ParseAddr(strings.Trim(ref, "[]")); err == nil {
+		if a.Zone() != "" {
+			return nil, fmt.Errorf("address %q: leave out the zone %%%s, policies know none", ref, a.Zone())
+		}
 		return []cluster.Party{s.State.At(a.Unmap())}, nil
 	}
 	if ns, sel, ok := splitSelector(ref); ok {

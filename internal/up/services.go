@@ -145,8 +145,12 @@ func (s *services) extend(_ context.Context, v runtime.View) error {
 	table := service.Compute(all, v.State.Endpoints(), v.Ready, service.Options{
 		Range4: serviceRanges[0], Range6: serviceRanges[1], Kept: s.kept})
 	s.report(table.Problems)
-	if _, err := s.kernel.Apply(table); err != nil {
+	change, err := s.kernel.Apply(table)
+	if err != nil {
 		return fmt.Errorf("services: %w", err)
+	}
+	if !change.Zero() && reflect.DeepEqual(table, s.table) {
+		s.say("somebody changed the Services in the kernel; they are put right")
 	}
 	s.table, s.state = table, v.State
 	if kept := table.Allocation(); !reflect.DeepEqual(kept, s.kept) {

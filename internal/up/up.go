@@ -47,7 +47,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Bridge {
 		topology = "bridge"
 	}
-	u := &upRun{paths: o.Paths, commands: o.Commands, out: o.Out, topology: topology}
+	u := &upRun{repaired: make(chan struct{}, 1), paths: o.Paths, commands: o.Commands, out: o.Out, topology: topology}
 	var err error
 	if u.services, err = newServices(o.Instance, u.say); err != nil {
 		return err
@@ -83,6 +83,7 @@ type upRun struct {
 	services   *services
 	flows      *flowService
 	executable string
+	repaired   chan struct{} // of one place: what somebody changed in the kernel was put right
 
 	mu     sync.Mutex
 	done   *dir.Snapshot // the last that is in force
@@ -113,9 +114,32 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 		failed <- u.answer(ctx)
 		cancel()
 	})
+	parts.Go(func() { u.refresh(ctx) })
 	u.node.Keep(ctx, desired, u.applied)
 	parts.Wait()
 	return errors.Join(<-failed, <-failed, <-failed, <-failed)
+}
+
+// lookAgain is how often Services are compared with what is in the kernel. No event tells that somebody changed them.
+const lookAgain = 10 * time.Second
+
+// refresh puts Services right that somebody changed: at once where policies were changed too, else before long.
+func (u *upRun) refresh(ctx context.Context) {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-u.repaired:
+		}
+		if err := u.node.Refresh(ctx); err != nil && ctx.Err() == nil {
+			u.mu.Lock()
+			u.say("error: %v; it is tried again", err)
+			u.mu.Unlock()
+		}
+	}
 }
 
 // answer answers other commands.
@@ -242,6 +266,10 @@ func (u *upRun) observe(e engine.Event) {
 	u.flows.observe(e)
 	if e.Repaired == "" {
 		return
+	}
+	select {
+	case u.repaired <- struct{}{}:
+	default:
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
