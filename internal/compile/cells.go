@@ -126,6 +126,13 @@ func (p *plan) gone(id uint32, d int, side uint32) {
 			p.use(row, -1)
 		}
 	}
+	x := &subjectPlan{plan: p, id: id, dir: d, set: true}
+	for _, s := range p.standIns { // which come before its own addresses have moved
+		if row := p.before(side, s.from); row != p.common(side) {
+			x.pair(&p.early, s.id, row)
+			x.unpair(&p.late, s.id)
+		}
+	}
 	p.lateAll = append(p.lateAll, cellOp{flow.Directions[d], true, id, 0, 0})
 	p.use(p.common(side), -1)
 }
@@ -334,11 +341,15 @@ func (x *subjectPlan) steps(peer, from, to, was, is uint32, paired bool) bool {
 
 // peerGone plans for an identity that no address has any more.
 func (x *subjectPlan) peerGone(peer uint32) {
-	if x.isNew || x.standIn || x.from == 0 {
+	if x.isNew || x.from == 0 {
 		return
 	}
 	if row := x.before(x.from, peer); row != x.common(x.from) {
-		x.use(row, -1)
+		if x.standIn { // until its addresses have moved, it is there
+			x.pair(&x.early, peer, row)
+		} else {
+			x.use(row, -1)
+		}
 		x.left = true
 		x.unpair(&x.late, peer)
 	}
@@ -350,11 +361,14 @@ func (x *subjectPlan) peerNew(peer uint32) {
 		return
 	}
 	row := x.after(x.to, peer)
-	if row == x.common(x.to) {
+	follows := row == x.common(x.to)
+	// Without stand-ins its addresses come before the default has moved.
+	if follows && (x.staged || x.isNew || row == x.common(x.from)) {
 		return
 	}
 	x.pair(&x.early, peer, row)
-	if x.temporary {
+	if x.temporary || follows {
+		x.left = true
 		x.unpair(&x.late, peer)
 	} else {
 		x.use(row, 1)
