@@ -18,6 +18,7 @@ type subjectPlan struct {
 	standIn   bool   // nothing of it is there yet, and what it had before has to be written first
 	set       bool   // it has a default
 	left      bool   // pairs are left that have to be deleted
+	was, is   uint32 // the common rows of from and to
 	frozen    bool   // it keeps its rows until it is judged no more
 }
 
@@ -101,7 +102,7 @@ func (p *plan) unchanged() {
 			if c.sidesBefore(id)[d] != uint32(i) || c.classes.at(id).touched == c.round && c.classes.at(id).wasLocals == 0 {
 				continue
 			}
-			x := &subjectPlan{plan: p, id: id, dir: d, from: uint32(i), to: uint32(i), set: true}
+			x := &subjectPlan{plan: p, id: id, dir: d, from: uint32(i), to: uint32(i), was: s.common, is: s.common, set: true}
 			for _, peer := range changed[i] {
 				x.cell(peer, p.before(x.from, peer), p.after(x.to, peer), false)
 			}
@@ -117,12 +118,11 @@ func (p *plan) peerIndex(id uint32) int {
 
 // gone plans for a subject of which no address is judged any more.
 func (p *plan) gone(id uint32, d int, side uint32) {
-	for peer := range p.c.classes.items {
-		if !p.c.wasThere(uint32(peer)) {
-			continue
-		}
-		if row := p.before(side, uint32(peer)); row != p.common(side) {
-			p.late = append(p.late, cellOp{flow.Directions[d], false, id, uint32(peer), 0})
+	common := p.common(side)
+	for i := range p.c.sides.at(side).rows {
+		peer := uint32(i)
+		if row := p.before(side, peer); row != common && p.c.wasThere(peer) {
+			p.late = append(p.late, cellOp{flow.Directions[d], false, id, peer, 0})
 			p.use(row, -1)
 		}
 	}
@@ -140,14 +140,25 @@ func (p *plan) gone(id uint32, d int, side uint32) {
 // whole plans for a subject with all its peers.
 func (p *plan) whole(x *subjectPlan) {
 	c := p.c
+	x.was, x.is = p.common(x.from), p.common(x.to)
 	x.begin()
-	special := map[uint32]bool{}
-	for _, q := range p.peers {
-		special[q.id] = true
-	}
-	for id := range c.classes.items {
-		if peer := uint32(id); c.alive(peer) && !special[peer] {
-			x.cell(peer, p.before(x.from, peer), p.after(x.to, peer), false)
+	if x.isNew {
+		for i, row := range c.sides.at(x.to).rows {
+			if peer := uint32(i); row != x.is && c.alive(peer) && p.peerIndex(peer) < 0 {
+				x.newCell(peer, row, false)
+			}
+		}
+	} else {
+		special := map[uint32]bool{}
+		for _, q := range p.peers {
+			special[q.id] = true
+		}
+		for i := range c.classes.items {
+			peer := uint32(i)
+			from, to := p.before(x.from, peer), p.after(x.to, peer)
+			if (from != x.was || to != x.is || x.was != x.is) && c.alive(peer) && !special[peer] {
+				x.cell(peer, from, to, false)
+			}
 		}
 	}
 	x.special()
@@ -172,9 +183,9 @@ func (x *subjectPlan) special() {
 func (x *subjectPlan) begin() {
 	switch {
 	case x.isNew:
-		x.setDefault(&x.early, x.common(x.to))
+		x.setDefault(&x.early, x.is)
 	case x.standIn && x.from != 0:
-		x.setDefault(&x.early, x.common(x.from))
+		x.setDefault(&x.early, x.was)
 	case x.from != 0:
 		x.set = true
 	}
@@ -201,7 +212,7 @@ func (x *subjectPlan) unpair(list *[]cellOp, peer uint32) {
 
 // end moves the default, after all pairs that need not to follow it.
 func (x *subjectPlan) end() {
-	from, to := x.common(x.from), x.common(x.to)
+	from, to := x.was, x.is
 	switch {
 	case x.isNew:
 		if !x.temporary {
@@ -269,7 +280,7 @@ func (x *subjectPlan) cell(peer, from, to uint32, temporary bool) {
 	if x.frozen {
 		to = from
 	}
-	paired := x.from != 0 && from != x.common(x.from)
+	paired := x.from != 0 && from != x.was
 	if x.standIn && paired {
 		x.pair(&x.early, peer, from)
 	}
@@ -286,7 +297,7 @@ func (x *subjectPlan) cellOf(q peer) {
 	if x.frozen {
 		to = from
 	}
-	paired := x.from != 0 && from != x.common(x.from)
+	paired := x.from != 0 && from != x.was
 	if paired {
 		x.pair(&x.early, q.id, from)
 	}
@@ -294,7 +305,7 @@ func (x *subjectPlan) cellOf(q peer) {
 }
 
 func (x *subjectPlan) newCell(peer, row uint32, temporary bool) {
-	if row == x.common(x.to) {
+	if row == x.is {
 		return
 	}
 	x.pair(&x.early, peer, row)
@@ -307,7 +318,7 @@ func (x *subjectPlan) newCell(peer, row uint32, temporary bool) {
 
 // change plans a pair's way from a row to a row; paired: it is in the ruleset by then; counted: as one of its uses.
 func (x *subjectPlan) change(peer, from, to uint32, paired, counted, temporary bool) {
-	was, is := x.common(x.from), x.common(x.to)
+	was, is := x.was, x.is
 	follows := !paired && from == was && to == is // as the default goes
 	if !follows && (from != to || was != is) {
 		paired = x.steps(peer, from, to, was, is, paired)
@@ -344,8 +355,9 @@ func (x *subjectPlan) peerGone(peer uint32) {
 	if x.isNew || x.from == 0 {
 		return
 	}
-	if row := x.before(x.from, peer); row != x.common(x.from) {
-		if x.standIn { // until its addresses have moved, it is there
+	row, was := x.before(x.from, peer), x.was
+	if row != was || !x.staged && was != x.is {
+		if x.standIn || row == was { // it is there until its addresses have moved, which may be after the default has
 			x.pair(&x.early, peer, row)
 		} else {
 			x.use(row, -1)
@@ -361,9 +373,9 @@ func (x *subjectPlan) peerNew(peer uint32) {
 		return
 	}
 	row := x.after(x.to, peer)
-	follows := row == x.common(x.to)
+	follows := row == x.is
 	// Without stand-ins its addresses come before the default has moved.
-	if follows && (x.staged || x.isNew || row == x.common(x.from)) {
+	if follows && (x.staged || x.isNew || row == x.was) {
 		return
 	}
 	x.pair(&x.early, peer, row)

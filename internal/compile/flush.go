@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -104,6 +105,21 @@ func (c *Compiler) sweep() {
 	c.sides.settle()
 	c.rows.settle()
 	c.round++
+	c.trim()
+}
+
+// trim lets go of memory that only a very large change needs, as the first one is.
+func (c *Compiler) trim() {
+	const large = 1 << 12
+	p, s := &c.pending, &c.scratch
+	if cap(p.hosts) > large || cap(s.plan.members) > large || cap(s.plan.early) > large {
+		c.pending = pending{policies: map[policyKey]*policy.Policy{}}
+		left := s.left
+		c.scratch = scratch{left: left}
+	}
+	if len(c.loss) > large {
+		c.loss = map[[2]uint32]bool{}
+	}
 }
 
 func (c *Compiler) sweepHosts() {

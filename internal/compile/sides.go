@@ -282,15 +282,16 @@ func (c *Compiler) updateRowsOf(id uint32) {
 	slices.Sort(hits)
 	c.scratch.hits = hits
 	done := 1 // sides before this one have the row
+	fresh := !c.wasThere(id)
 	rest := func(end int) {
 		for ; done < end; done++ {
-			c.setRow(uint32(done), id, c.sides.items[done].usual)
+			c.setRow(uint32(done), id, c.sides.items[done].usual, fresh)
 		}
 	}
 	c.eachGroup(hits, func(s uint32, own []hit) {
 		rest(int(s))
 		if y := c.sides.at(s); len(y.subjects) > 0 && y.built != c.round {
-			c.setRow(s, id, c.row(y, own, x))
+			c.setRow(s, id, c.row(y, own, x), fresh)
 		}
 		done = int(s) + 1
 	})
@@ -311,13 +312,12 @@ func (c *Compiler) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
 	return hits
 }
 
-func (c *Compiler) setRow(id, class, row uint32) {
+func (c *Compiler) setRow(id, class, row uint32, fresh bool) {
 	s := c.sides.at(id)
 	if len(s.subjects) == 0 || s.built == c.round {
 		return
 	}
 	was := s.rows[class]
-	fresh := !c.wasThere(class)
 	if was == row && !fresh {
 		return
 	}
