@@ -18,7 +18,12 @@ type row struct {
 	holders int           // sides that remember it
 	held    bool          // the ruleset holds it
 	marked  bool          // is in plan.marked
+	allows  bool          // something
+	denies  bool          // something
 }
+
+// The rows that allow nothing and everything.
+var denied, allowed = ruleset.Uniform(ruleset.Cell{}), ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})
 
 // intern returns the number of a row.
 func (c *Compiler) intern(r ruleset.Row) uint32 {
@@ -28,7 +33,9 @@ func (c *Compiler) intern(r ruleset.Row) uint32 {
 		return id
 	}
 	id = c.rows.take()
-	c.rows.at(id).value = r
+	x := c.rows.at(id)
+	x.value = r
+	x.allows, x.denies = rowLoses(&r, &denied), rowLoses(&allowed, &r)
 	c.rowIndex.insert(hash, id, func(i uint32) uint64 { return c.hashRow(&c.rows.at(i).value) })
 	c.eachRule(&r, func(o *origin) { o.refs++ })
 	return id

@@ -135,7 +135,7 @@ func (p *plan) subjectLoses(m member) bool {
 
 // loses reports whether some protocol and port is allowed by one row and denied by another.
 func (c *Compiler) loses(from, to uint32) bool {
-	if from == to {
+	if from == to || !c.rows.at(from).allows || !c.rows.at(to).denies {
 		return false
 	}
 	key := [2]uint32{from, to}
