@@ -53,7 +53,7 @@ func (c *Compiler) SetPodRanges(ranges []netip.Prefix) {
 	c.ranges = now
 }
 
-func (c *Compiler) addBlock(id uint32, b policy.Peer) {
+func (c *Compiler) addBlock(id uint32, b *policy.Peer) {
 	r := c.regions.at(c.edge(b.Block))
 	r.start = append(r.start, id)
 	for _, e := range b.Except {
@@ -62,7 +62,7 @@ func (c *Compiler) addBlock(id uint32, b policy.Peer) {
 	}
 }
 
-func (c *Compiler) removeBlock(id uint32, b policy.Peer) {
+func (c *Compiler) removeBlock(id uint32, b *policy.Peer) {
 	r := c.regions.at(c.edge(b.Block))
 	r.start = without(r.start, id)
 	for _, e := range b.Except {

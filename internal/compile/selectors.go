@@ -29,7 +29,7 @@ type selectorKey struct {
 type selector struct {
 	key      selectorKey
 	labels   label.Selector // of pods or nodes
-	block    policy.Peer
+	block    *policy.Peer   // nil for others
 	refs     int      // of all kinds
 	policies []uint32 // whose subject it is
 	locals   int      // how many label sets of ours it matches, if it is a subject
@@ -234,7 +234,7 @@ func (c *Compiler) dropSpaceSelector(id uint32) {
 }
 
 // selector returns the number of a selector, with one more reference.
-func (c *Compiler) selector(k selectorKey, labels label.Selector, block policy.Peer) uint32 {
+func (c *Compiler) selector(k selectorKey, labels label.Selector, block *policy.Peer) uint32 {
 	id, ok := c.selectorIndex[k]
 	if !ok {
 		id = c.selectors.take()
@@ -250,7 +250,7 @@ func (c *Compiler) selector(k selectorKey, labels label.Selector, block policy.P
 
 func (c *Compiler) podSelector(p policy.Pods) uint32 {
 	k := selectorKey{policy.PeerPods, c.spaceSelector(p.Namespaces), p.Pods.String()}
-	return c.selector(k, p.Pods, policy.Peer{})
+	return c.selector(k, p.Pods, nil)
 }
 
 func (c *Compiler) peerSelector(p policy.Peer) uint32 {
@@ -258,9 +258,9 @@ func (c *Compiler) peerSelector(p policy.Peer) uint32 {
 	case policy.PeerPods:
 		return c.podSelector(p.Pods)
 	case policy.PeerNodes:
-		return c.selector(selectorKey{policy.PeerNodes, 0, p.Nodes.String()}, p.Nodes, policy.Peer{})
+		return c.selector(selectorKey{policy.PeerNodes, 0, p.Nodes.String()}, p.Nodes, nil)
 	}
-	return c.selector(selectorKey{policy.PeerBlock, 0, blockText(p)}, label.Selector{}, p)
+	return c.selector(selectorKey{policy.PeerBlock, 0, blockText(p)}, label.Selector{}, &p)
 }
 
 func blockText(p policy.Peer) string {

@@ -156,7 +156,7 @@ func (c *Compiler) newSide(key string, policies []uint32, d int, names uint32) u
 // fillSide finds the row of every class.
 func (c *Compiler) fillSide(s *side) {
 	s.usual = c.row(s, nil, &class{})
-	s.rows = make([]uint32, len(c.classes.items), len(c.classes.items)*5/4+16)
+	s.rows = make([]uint32, len(c.classes.items), len(c.classes.items)*17/16+16)
 	for i := range s.rows {
 		s.rows[i] = s.usual
 	}
@@ -256,6 +256,9 @@ func (c *Compiler) updateRows() {
 	}
 	for i := range c.sides.items {
 		s := &c.sides.items[i]
+		if n := len(c.classes.items); len(s.subjects) > 0 && n > cap(s.rows) {
+			s.rows = append(make([]uint32, 0, n*17/16+16), s.rows...) // less room than append leaves: there are many
+		}
 		for len(s.subjects) > 0 && len(s.rows) < len(c.classes.items) {
 			s.rows = append(s.rows, s.usual)
 		}
