@@ -57,6 +57,7 @@ var mayImport = map[string]string{
 	"internal/scenario":                "*",
 	"cmd/ringfence":                    "*",
 	"hack/testsummary":                 "",
+	"bench/engine":                     "label flow policy cluster ruleset compile",
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.

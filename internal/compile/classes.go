@@ -16,8 +16,10 @@ type class struct {
 	refs      int      // atoms and regions
 	locals    int32    // hosts that are judged
 	sides     [2]uint32
-	resigned  uint32 // the round in which it got its signature
-	subject   uint32 // the round in which its sides were to be looked up again
+	resigned  uint32   // the round in which it got its signature
+	subject   uint32   // the round in which its sides were to be looked up again
+	kept      bool     // it had another signature before, which differs in delta only
+	delta     []uint32 // selectors
 
 	// What it was at the last flush, if it was touched in this round.
 	touched   uint32
@@ -237,18 +239,36 @@ func (c *Compiler) newClass(g *resignedGroup) {
 	c.resign(g.class, g)
 }
 
-// resign gives a class another signature.
+// resign gives a class another signature. What an old one and the new one have in common is left as it is: of the
+// selectors that match a class most stay.
 func (c *Compiler) resign(id uint32, g *resignedGroup) {
-	c.unlist(id)
 	x := c.classes.at(id)
+	if c.classIndex[x.signature] == id {
+		delete(c.classIndex, x.signature)
+	}
+	old := x.sels
+	x.kept = x.signature != "" && x.names == g.names && x.unknown == g.unknown
+	x.delta = x.delta[:0]
+	if x.unknown != g.unknown {
+		if c.unknowns = without(c.unknowns, id); g.unknown {
+			c.unknowns = append(c.unknowns, id)
+		}
+	}
 	x.signature, x.sels, x.names, x.unknown, x.resigned = g.signature, g.sels, g.names, g.unknown, c.round
 	c.classIndex[g.signature] = id
-	for _, s := range x.sels {
-		sel := c.selectors.at(s)
-		sel.classes = append(sel.classes, id)
+	for _, s := range old {
+		if _, stays := slices.BinarySearch(g.sels, s); !stays {
+			sel := c.selectors.at(s)
+			sel.classes = without(sel.classes, id)
+			x.delta = append(x.delta, s)
+		}
 	}
-	if x.unknown {
-		c.unknowns = append(c.unknowns, id)
+	for _, s := range g.sels {
+		if _, was := slices.BinarySearch(old, s); !was {
+			sel := c.selectors.at(s)
+			sel.classes = append(sel.classes, id)
+			x.delta = append(x.delta, s)
+		}
 	}
 	c.pending.changed = append(c.pending.changed, id)
 	c.touchSubject(id)

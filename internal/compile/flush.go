@@ -12,6 +12,7 @@ import (
 type scratch struct {
 	key, text  []byte
 	sels, left []uint32
+	some       []uint32
 	speaking   []uint32
 	ids        []ruleset.RuleID
 	work       []resigning

@@ -271,6 +271,10 @@ func (c *Compiler) updateRows() {
 
 func (c *Compiler) updateRowsOf(id uint32) {
 	x := c.classes.at(id)
+	if x.kept {
+		c.updateSome(id, x)
+		return
+	}
 	hits := c.scratch.hits[:0]
 	for _, sel := range x.sels {
 		for _, u := range c.selectors.at(sel).uses {
@@ -299,6 +303,42 @@ func (c *Compiler) updateRowsOf(id uint32) {
 		done = int(s) + 1
 	})
 	rest(len(c.sides.items))
+}
+
+// updateSome updates the rows of a class that had them before, in the sides that ask for a selector that makes a
+// difference. Mostly these are new, and have its row.
+func (c *Compiler) updateSome(id uint32, x *class) {
+	sides := c.scratch.some[:0]
+	for _, sel := range x.delta {
+		for _, u := range c.selectors.at(sel).uses {
+			if s := c.sides.at(u.side); len(s.subjects) > 0 && s.built != c.round {
+				sides = append(sides, u.side)
+			}
+		}
+	}
+	slices.Sort(sides)
+	sides = slices.Compact(sides)
+	c.scratch.some = sides
+	for _, side := range sides {
+		s := c.sides.at(side)
+		hits := c.scratch.hits[:0]
+		for i, r := range s.rules {
+			matches := func(peer uint32) bool { _, ok := slices.BinarySearch(x.sels, peer); return ok }
+			if !r.anyone && slices.ContainsFunc(r.peers, matches) {
+				hits = append(hits, uint64(certainHit(i)))
+			}
+		}
+		if x.unknown || x.names != 0 {
+			for _, h := range c.addSpecial(nil, side, x) {
+				hits = append(hits, h&(1<<32-1))
+			}
+		}
+		slices.Sort(hits)
+		c.scratch.hits = hits
+		row := s.usual
+		c.eachGroup(hits, func(_ uint32, own []hit) { row = c.row(s, own, x) })
+		c.setRow(side, id, row, false)
+	}
 }
 
 // addSpecial adds the hits of a side on a class that is unknown or has names for ports.
