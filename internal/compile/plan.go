@@ -19,8 +19,8 @@ import (
 // So addresses that move take a stand-in first, an identity of which the rows say what they say of the old one. When all
 // have moved, the rows change, those of the stand-ins with the others: first all that allow less (a row that
 // allows both less and more takes the meet of both, what both allow), then all that allow more. Then every row says of a
-// stand-in what it says of the new identity, and the addresses move there. A new identity is its own stand-in if all that
-// move to it come from one. Most changes are simple (one pod comes, or pods elsewhere do), and need none of this.
+// stand-in what it says of the new identity, and the addresses move there. A new identity is its own stand-in for some of those
+// that move to it. Most changes are simple (one pod comes, or pods elsewhere do), and need none of this.
 type plan struct {
 	c         *Compiler
 	members   []member
@@ -219,7 +219,7 @@ func (p *plan) stage() {
 		from, to       uint32
 		judged, judges bool
 	}
-	found, into := map[key]int32{}, map[uint32]int{}
+	found := map[key]int32{}
 	for i := range p.members {
 		m := &p.members[i]
 		if m.from == m.to && m.judged == m.judges {
@@ -231,13 +231,24 @@ func (p *plan) stage() {
 			s = int32(len(p.standIns))
 			found[k] = s
 			p.standIns = append(p.standIns, standIn{m.from, m.to, m.judged, m.judges, unassigned})
-			into[m.to]++
 		}
 		m.standIn = s
 	}
+	p.nameStandIns()
+}
+
+// nameStandIns lets each new identity be the stand-in of some that move to it: of those that will be judged, if there are
+// any, as these take the most to write. The others get numbers of their own.
+func (p *plan) nameStandIns() {
+	own := map[uint32]int{}
+	for i, s := range p.standIns {
+		if best, ok := own[s.to]; !p.c.wasThere(s.to) && (!ok || s.judges && !p.standIns[best].judges) {
+			own[s.to] = i
+		}
+	}
 	for i := range p.standIns {
 		s := &p.standIns[i]
-		if !p.c.wasThere(s.to) && into[s.to] == 1 {
+		if best, ok := own[s.to]; ok && best == i {
 			s.id = s.to
 		} else {
 			s.id = p.c.classes.take()

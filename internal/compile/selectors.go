@@ -30,12 +30,12 @@ type selector struct {
 	key      selectorKey
 	labels   label.Selector // of pods or nodes
 	block    *policy.Peer   // nil for others
-	refs     int      // of all kinds
-	policies []uint32 // whose subject it is
-	locals   int      // how many label sets of ours it matches, if it is a subject
-	telling  int      // policies that speak and have it as subject or peer: it tells identities apart
-	classes  []uint32 // whose identities it matches, while it is telling
-	uses     []use    // where it is a peer
+	refs     int            // of all kinds
+	policies []uint32       // whose subject it is
+	locals   int            // how many label sets of ours it matches, if it is a subject
+	telling  int            // policies that speak and have it as subject or peer: it tells identities apart
+	classes  []uint32       // whose identities it matches, while it is telling
+	uses     []use          // where it is a peer
 }
 
 // use is a side's rule.
