@@ -38,7 +38,7 @@ func newCan() *cobra.Command {
 ` + referenceHelp + `
 
 Exit code 0 if every connection asked for is allowed, 1 if one is denied. With --queries it is 0 if all were answered,
-whatever the verdicts.`,
+whatever the verdicts; bad manifests are told on stderr and answered as with --keep-going.`,
 		Example: `  ringfence can -f examples/ldap orders/credit-check customers/ldap 389
   ringfence can -f examples/ldap 'role=ldap-client' customers/statefulset/ldap ldaps
   ringfence can -f examples/webservice 203.0.113.9 web/version1 https

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,20 +18,19 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/flowlog/alert"
 	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 // flowsOptions are the flags of `ringfence flows`.
 type flowsOptions struct {
 	socket.Request
-	since        time.Duration
-	denied       bool
-	exec         string
-	socket, name string
-	output       string
+	instanceFlags
+	since  time.Duration
+	denied bool
+	exec   string
+	socket string
+	output string
 }
-
-// flowsSocket is where the instance of that name answers.
-func flowsSocket(name string) string { return filepath.Join("/run/ringfence", name, "flows.sock") }
 
 func newFlows() *cobra.Command {
 	var o flowsOptions
@@ -70,8 +68,8 @@ RINGFENCE_MESSAGE, RINGFENCE_SOURCE, RINGFENCE_SOURCE_LABELS, RINGFENCE_POLICY, 
 	f.DurationVar(&o.since, "since", 0, "those of the last 10m, 1h, ... (0: all)")
 	f.BoolVar(&o.Totals, "totals", false, "sums by kind of flow, and denied packets by rule, in place of flows; without filters")
 	f.StringVar(&o.exec, "exec", "", "with --denied: run this command for each new kind of denial, until interrupted")
-	f.StringVar(&o.name, "name", "default", "name of the running instance")
-	f.StringVar(&o.socket, "socket", "", "its socket (default "+flowsSocket("NAME")+")")
+	o.instanceFlags.flags(cmd)
+	f.StringVar(&o.socket, "socket", "", "socket of the running instance, if it is elsewhere")
 	outputFlag(cmd, &o.output, "text", "json", "jsonl")
 	return cmd
 }
@@ -103,7 +101,11 @@ func (o *flowsOptions) check(now time.Time) error {
 		o.Since = now.Add(-o.since)
 	}
 	if o.socket == "" {
-		o.socket = flowsSocket(o.name)
+		i, err := o.instance()
+		if err != nil {
+			return err
+		}
+		o.socket = up.FlowsSocket(i.Run)
 	}
 	_, err := o.Query()
 	return err

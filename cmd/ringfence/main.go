@@ -18,6 +18,8 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // a check, test or comparison failed, or `can` says no
 	exitUsage  = 3 // wrong usage, bad input or an internal error
+
+	exitInterrupted = 130 // by Ctrl-C, as shells say it
 )
 
 // failed is an error that means "the answer is no": it exits with exitFailed, and prints nothing if it is empty.
@@ -52,6 +54,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitFailed
 	case errors.As(err, &status):
 		return int(status)
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "interrupted")
+		return exitInterrupted
 	}
 	fmt.Fprintln(stderr, "error:", err)
 	return exitUsage
@@ -68,7 +73,7 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCan(), newExplain(), newLab(), newUp(), newDown(), newExec(), newLogs(),
+	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
 		newStatus(), newDoctor(), newShim(), newVersion())
 	return root
 }

@@ -12,15 +12,18 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/mapview"
 	"github.com/ringfence-project/ringfence/internal/reach"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 func newMap() *cobra.Command {
 	var in input
+	var flags instanceFlags
 	var output string
 	cmd := &cobra.Command{
-		Use:   "map DIR...",
+		Use:   "map [DIR...]",
 		Short: "Show who can reach whom on which ports, by workload",
-		Long: `Show who can reach whom on which ports, by workload.
+		Long: `Show who can reach whom on which ports, by workload: of manifests, or without DIR of what "ringfence up" runs, and then
+also what was really seen, allowed and denied (json, csv and html).
 
 Pods that policies treat alike are one box; so are nodes, and each part of the world outside that policies name. For every
 pair the map has the ports that are allowed, and the rules that allow and deny with their places.
@@ -32,14 +35,22 @@ pair the map has the ports that are allowed, and the rules that allow and deny w
 		Example: `  ringfence map examples/ldap
   kustomize build . | ringfence map - -o csv
   ringfence map examples/shop -o html > map.html
+  sudo ringfence map -o html > seen.html
   ringfence map examples/shop -o dot | dot -Tsvg > map.svg`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				i, err := flags.instance()
+				if err != nil {
+					return err
+				}
+				return up.WriteMap(cmd.Context(), i.Run, output, cmd.OutOrStdout())
+			}
 			in.manifests = args
 			return showMap(cmd, in, output)
 		},
 	}
 	in.keepGoingFlag(cmd)
+	flags.flags(cmd)
 	outputFlag(cmd, &output, mapview.Formats...)
 	return cmd
 }

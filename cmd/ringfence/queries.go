@@ -38,7 +38,10 @@ type jsonError struct {
 // maxQueries bounds the size of a query file in bytes.
 const maxQueries = 256 << 20
 
+// answerQueries answers every query that can be answered. Bad manifests are told, and count as they do in the running
+// system, where what cannot be read isolates: a list of answers must not depend on a manifest that nobody asked about.
 func answerQueries(cmd *cobra.Command, in input, file, output string) error {
+	in.keepGoing = true
 	loaded, err := in.load(cmd)
 	if err != nil {
 		return err

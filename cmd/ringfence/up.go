@@ -1,24 +1,17 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
-	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/lab"
-	"github.com/ringfence-project/ringfence/internal/podspec"
-	"github.com/ringfence-project/ringfence/internal/runtime"
-	"github.com/ringfence-project/ringfence/internal/source/dir"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 // upFlags are what `up` is asked for.
@@ -43,7 +36,7 @@ takes them over, and "ringfence down" ends them. The host's own network is not t
 		Example: `  ringfence up examples/ldap
   ringfence up k8s/ --exec 'shop/web=nginx -g "daemon off;"'`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return up(cmd, flags, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runUp(cmd, flags, args) },
 	}
 	flags.flags(cmd)
 	cmd.Flags().StringVar(&flags.topology, "topology", "routed", "how pods are connected: routed or bridge")
@@ -51,7 +44,7 @@ takes them over, and "ringfence down" ends them. The host's own network is not t
 	return cmd
 }
 
-func up(cmd *cobra.Command, flags upFlags, paths []string) error {
+func runUp(cmd *cobra.Command, flags upFlags, paths []string) error {
 	i, err := flags.instance()
 	if err != nil {
 		return err
@@ -64,20 +57,17 @@ func up(cmd *cobra.Command, flags upFlags, paths []string) error {
 	if err != nil {
 		return err
 	}
-	node, err := runtime.Open(cmd.Context(), i, runtime.Options{Bridge: topology == lab.Bridge})
+	for _, path := range paths { // later, one that is gone is no reason to end
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("manifests: %w", err)
+		}
+	}
+	unix.Umask(0o022) // folders have the modes that they are made with, and what pods write those of a container
+	err = up.Run(cmd.Context(), up.Options{Instance: i, Paths: paths, Commands: commands, Bridge: topology == lab.Bridge,
+		Out: cmd.OutOrStdout()})
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w; up needs the rights of root: \"ringfence doctor\" says which are missing", err)
 	}
-	if err != nil {
-		return err
-	}
-	store, err := dir.OpenStore(i.Good())
-	if err != nil {
-		return errors.Join(err, node.Close())
-	}
-	u := &upRun{node: node, paths: paths, commands: commands, out: cmd.OutOrStdout(), topology: flags.topology}
-	err = errors.Join(u.run(cmd.Context(), store), node.Close())
-	fmt.Fprintln(u.out, "up has ended; pods and rules stay as they are. \"ringfence up\" takes them over, \"ringfence down\" ends them.")
 	return err
 }
 
@@ -93,172 +83,4 @@ func parseCommands(values []string) (map[cluster.Key]string, error) {
 		commands[cluster.Key{Namespace: ns, Name: name}] = command
 	}
 	return commands, nil
-}
-
-// upRun is an `up` while it runs.
-type upRun struct {
-	node     *runtime.Node
-	paths    []string
-	commands map[cluster.Key]string
-	out      io.Writer
-	topology string
-
-	mu     sync.Mutex
-	done   *dir.Snapshot // the last that is in force
-	err    error         // why manifests cannot be read
-	record runtime.Record
-	said   map[string]bool // problems that were reported
-}
-
-func (u *upRun) run(ctx context.Context, store *dir.Store) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	desired := make(chan runtime.Desired, 1)
-	var parts sync.WaitGroup
-	failed := make(chan error, 2)
-	parts.Go(func() {
-		failed <- dir.Watch(ctx, u.paths, store, func(s dir.Snapshot, err error) { u.read(s, err, desired) })
-		cancel()
-	})
-	parts.Go(func() {
-		failed <- u.node.Watch(ctx, u.observe)
-		cancel()
-	})
-	u.node.Keep(ctx, desired, u.applied)
-	parts.Wait()
-	return errors.Join(<-failed, <-failed)
-}
-
-// read takes in what the manifests say, and hands it on in the stead of what waits.
-func (u *upRun) read(s dir.Snapshot, err error, desired chan runtime.Desired) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.err = err; err != nil {
-		u.say("%v; what was in force stays so", err)
-		u.write()
-		return
-	}
-	u.report(s)
-	select {
-	case d := <-desired: // its changes are still to be reported
-		overtaken := d.Note.(*dir.Snapshot)
-		s.Event = overtaken.Event
-		s.Changed = slices.Compact(slices.Sorted(slices.Values(append(overtaken.Changed, s.Changed...))))
-	default:
-	}
-	desired <- u.desired(&s)
-}
-
-// report prints problems that were not there before.
-func (u *upRun) report(s dir.Snapshot) {
-	said := map[string]bool{}
-	u.record.Problems, u.record.Held = []string{}, s.Held
-	for _, p := range s.Problems {
-		text := p.Text()
-		if !u.said[text] {
-			u.say("%s", text)
-		}
-		said[text] = true
-		u.record.Problems = append(u.record.Problems, text)
-	}
-	if len(u.said) > 0 && len(said) == 0 {
-		u.say("all manifests are good again")
-	}
-	u.said = said
-}
-
-func (u *upRun) desired(s *dir.Snapshot) runtime.Desired {
-	d := runtime.Desired{Objects: s.Objects, Workloads: map[cluster.Key]podspec.Spec{}, Note: s}
-	for _, e := range s.Objects.Endpoints {
-		spec := s.Workloads[e.Key]
-		if c, ok := u.commands[cluster.Key{Namespace: e.Namespace, Name: e.Owner.Name}]; ok {
-			spec.Command = c
-		}
-		if c, ok := u.commands[e.Key]; ok {
-			spec.Command = c
-		}
-		d.Workloads[e.Key] = spec
-	}
-	return d
-}
-
-// applied reports what has come in force.
-func (u *upRun) applied(o runtime.Outcome) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	var files []string
-	took := time.Duration(0)
-	if s := o.Note.(*dir.Snapshot); s != u.done && !o.InForce.IsZero() {
-		files, took, u.done = s.Changed, o.InForce.Sub(s.Event), s
-		u.record.Changed, u.record.Took = o.InForce, took
-	}
-	u.record.Error = ""
-	if o.Err != nil {
-		u.record.Error = o.Err.Error()
-	}
-	u.record.Generation, u.record.Since = o.Status.Generation, o.Status.Since
-	u.write() // before anything is said: who reads it here finds it in the status too
-	if o.Err != nil {
-		u.say("error: %v", o.Err)
-	}
-	if !o.InForce.IsZero() && (o.New || len(o.Started)+len(o.Stopped) > 0) {
-		u.say("%s", describeChange(files, o, took))
-	}
-}
-
-// describeChange is "web.yaml: in force after 12ms: generation 7, 2 pods started".
-func describeChange(files []string, o runtime.Outcome, took time.Duration) string {
-	what := "mended"
-	switch n := len(files); {
-	case n > 3:
-		what = fmt.Sprintf("%d files", n)
-	case n > 0:
-		what = strings.Join(files, ", ")
-	}
-	text := what
-	if took > 0 {
-		text += fmt.Sprintf(": in force after %s", took.Round(100*time.Microsecond))
-	}
-	text += fmt.Sprintf(": generation %d", o.Status.Generation)
-	if n := len(o.Started); n > 0 {
-		text += fmt.Sprintf(", %s started after %s", count(n, "pod"), o.At.Sub(o.InForce).Round(time.Millisecond))
-	}
-	if n := len(o.Stopped); n > 0 {
-		text += fmt.Sprintf(", %s stopped", count(n, "pod"))
-	}
-	return text
-}
-
-func count(n int, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return fmt.Sprintf("%d %s", n, noun)
-}
-
-// observe reports what the kernel tells.
-func (u *upRun) observe(e engine.Event) {
-	if e.Repaired == "" {
-		return
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.say("somebody changed the rules in the kernel (%s); they are put right", e.Repaired)
-}
-
-// write notes for `status` what only this process knows.
-func (u *upRun) write() {
-	u.record.Paths, u.record.Topology = u.paths, u.topology
-	u.record.Pods = u.node.Records()
-	r := u.record
-	if u.err != nil {
-		r.Error = u.err.Error()
-	}
-	if err := u.node.Write(r); err != nil {
-		u.say("error: %v", err)
-	}
-}
-
-func (u *upRun) say(format string, args ...any) {
-	fmt.Fprintf(u.out, time.Now().Format("15:04:05")+" "+format+"\n", args...)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/runtime"
+	"github.com/ringfence-project/ringfence/internal/shim"
 )
 
 // machine is an instance in folders of the test, and ringfence run on it as users do.
@@ -62,9 +64,7 @@ func newMachine(t *testing.T) *machine {
 
 func (m *machine) command(args ...string) *exec.Cmd {
 	args = slices.Concat(args[:1], m.folders, args[1:])
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Args[0] = "ringfence" // by which TestMain knows what to be
-	return cmd
+	return exec.Command("ringfence", args...) // this very binary, see TestMain
 }
 
 // ringfence runs a command to its end.
@@ -302,7 +302,7 @@ func upOutlivesItsDeath(t *testing.T, topology string) {
 	}
 	u.await("stay as they are")
 	m.mustEcho(open)
-	if out, code := m.ringfence("down"); code != exitOK || !strings.Contains(out, "3 pod(s)") {
+	if out, code := m.ringfence("down"); code != exitOK || !strings.Contains(out, "4 pod(s)") {
 		t.Errorf("down: code %d, %s", code, out)
 	}
 	for _, dir := range []string{m.Run, m.State} {
@@ -422,9 +422,7 @@ func TestBadManifests(t *testing.T) {
 	m.write("policy.yaml", shopPolicy)
 	u.await("all manifests are good again")
 	u.await("in force")
-	if out, code := m.ringfence("status"); code != exitOK {
-		t.Errorf("status: code %d\n%s", code, out)
-	}
+	m.mustAwait("all is well", func() bool { _, code := m.ringfence("status"); return code == exitOK })
 
 	m.write("never.yaml", strings.NewReplacer("name: db", "name: never", "app: db", "app: other", "ingress:\n", "ingres:\n").Replace(shopPolicy))
 	t.Log(u.await("is denied"))
@@ -500,4 +498,117 @@ func TestCommands(t *testing.T) {
 		out, _ := m.ringfence("logs", "jobs/worker")
 		return strings.Contains(out, "run by another in worker")
 	})
+}
+
+// TestUpMendsWhatDies kills what `up` has started, while it runs and while it does not.
+func TestUpMendsWhatDies(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.write("policy.yaml", shopPolicy)
+	u := m.up()
+	u.await("in force")
+	works := func() {
+		t.Helper()
+		m.mustReach("shop/web", "shop/db", 5432)
+		m.mustNotReach("shop/other", "shop/db", 5432)
+	}
+	kill := func(c *shim.Client, err error) {
+		t.Helper()
+		if err == nil {
+			err = c.Signal(syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Await(5 * time.Second)
+	}
+	kill(m.Shim(key("shop/db")))
+	u.await("1 pod started")
+	works()
+	open := m.mustReach("shop/web", "shop/db", 5432)
+	kill(m.NodeShim())
+	m.mustAwait("the node's shim is back", func() bool { _, err := m.NodeShim(); return err == nil })
+	m.mustEcho(open)
+	works()
+
+	u.kill()
+	kill(m.Shim(key("shop/db")))
+	u = m.up()
+	u.await("1 pod started")
+	works()
+	u.kill()
+	kill(m.NodeShim()) // and with it the node, as nobody else holds it
+	u = m.up()
+	u.await("in force")
+	works()
+	kill(m.Shim(key("shop/web")))
+	u.kill()
+	kill(m.NodeShim())
+	if out, code := m.ringfence("down"); code != exitOK {
+		t.Errorf("down, with half of it dead: code %d, %s", code, out)
+	}
+}
+
+func TestOnlyOneUp(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.up().await("in force")
+	if _, code := m.ringfence("up", m.manifests); code != exitUsage {
+		t.Errorf("a second up of the same instance: code %d", code)
+	}
+	if _, code := m.ringfence("up", m.manifests, "--name", "other", "--run", filepath.Dir(m.manifests), "--name", "manifests"); code != exitUsage {
+		t.Errorf("up in a folder of somebody else's: code %d", code)
+	}
+}
+
+func TestDoctor(t *testing.T) {
+	m := newMachine(t)
+	out, code := m.ringfence("doctor", "-o", "json")
+	var findings []runtime.Finding
+	if err := json.Unmarshal([]byte(out), &findings); err != nil || len(findings) == 0 {
+		t.Fatalf("%v in %s", err, out)
+	}
+	want := exitOK
+	for _, f := range findings {
+		if f.Level == runtime.Lack {
+			want = exitFailed
+		}
+		if (f.Level == runtime.OK) != (f.Follows == "") {
+			t.Errorf("%s is %s, and from that follows %q", f.Name, f.Level, f.Follows)
+		}
+	}
+	if code != want {
+		t.Errorf("code %d, want %d: %s", code, want, out)
+	}
+}
+
+func TestUpOfNothing(t *testing.T) {
+	m := newMachine(t)
+	if _, code := m.ringfence("up", m.manifests+"/none"); code != exitUsage {
+		t.Errorf("up of a folder that does not exist: code %d", code)
+	}
+	if out, code := m.ringfence("status"); code != exitFailed || !strings.Contains(out, "does not run") {
+		t.Errorf("status of nothing: code %d, %s", code, out)
+	}
+}
+
+// TestHostNetwork moves a pod to the node's network and back.
+func TestHostNetwork(t *testing.T) {
+	m := newMachine(t)
+	agent := "apiVersion: v1\nkind: Pod\nmetadata: {name: agent, namespace: shop}\n" +
+		"spec: {hostNetwork: %t, containers: [{name: c, image: c, ports: [{containerPort: 9100}]}]}\n"
+	m.write("shop.yaml", shopManifest)
+	m.write("agent.yaml", fmt.Sprintf(agent, false))
+	u := m.up()
+	u.await("in force")
+	m.mustReach("shop/web", "shop/agent", 9100)
+	m.write("agent.yaml", fmt.Sprintf(agent, true))
+	u.await("1 pod started")
+	m.mustReach("shop/web", "shop/agent", 9100)
+	if got, want := m.address("shop/agent"), runtime.NodeAddresses[0]; got != want {
+		t.Errorf("its address is %s, want the node's, %s", got, want)
+	}
+	m.write("agent.yaml", fmt.Sprintf(agent, false))
+	u.await("1 pod started")
+	m.mustReach("shop/web", "shop/agent", 9100)
 }

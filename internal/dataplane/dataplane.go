@@ -30,7 +30,8 @@ type Dataplane interface {
 	// Realized reads back what is in force. Rules and their attribution are not part of it, as no packet depends on
 	// them: Ruleset.Rules is empty, and Cells have no Rule. An empty dataplane gives an empty ruleset.
 	Realized(ctx context.Context) (*ruleset.Ruleset, error)
-	// Watch calls f for every event, from one goroutine, until ctx ends or an error. f must be quick.
+	// Watch calls f for every event, from one goroutine, until ctx ends, which is no error, or until it fails. f must be
+	// quick. Denials from between opening and Watch are among the events, so that none is missed at the start.
 	Watch(ctx context.Context, f func(Event)) error
 	// Close frees what the process holds. What is in force stays in force.
 	Close() error

@@ -73,7 +73,9 @@ func (q question) judge() *Side {
 				side.Rule = tier.Rule
 			}
 		case Stands:
-			side.Rule = tier.Rule
+			if side.Rule.IsZero() {
+				side.Rule = tier.Rule
+			}
 		}
 	}
 	if !denied {

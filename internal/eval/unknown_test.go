@@ -38,6 +38,7 @@ func TestUnknownPods(t *testing.T) {
 			base(deny(anyone))),
 		from("a possible Pass, an Accept, and Baseline denies", "deny: b ingress[0]", admin(pass(some), accept(anyone)), base(deny(some))),
 		from("a possible Pass, an Accept, and Baseline accepts", "allow: a ingress[1]", admin(pass(some), accept(anyone)), base(accept(anyone))),
+		from("the first of two Accepts that stand", "allow: a ingress[1]", admin(pass(some), accept(anyone)), base(pass(some), accept(anyone))),
 		from("a possible Pass in one policy, an Accept in the next", "deny: shop/p ingress", admin(pass(some)), cnp(policy.Admin, "c", 2, db, accept(anyone)), np("p", "")),
 		from("a possible Pass and no more: Baseline decides", "allow: b ingress[0]", admin(pass(some)), base(accept(anyone))),
 		from("a possible Pass and no more: nothing decides", "allow: no policy", admin(pass(some))),

@@ -63,6 +63,7 @@ type recordJSON struct {
 	Direction   string      `json:"direction,omitempty"`
 	By          string      `json:"by"` // the rule in words
 	Rule        *ruleJSON   `json:"rule,omitempty"`
+	Title       string      `json:"title,omitempty"`
 	Reason      string      `json:"reason,omitempty"`
 	Earlier     bool        `json:"earlier,omitempty"`
 	Answered    bool        `json:"answered,omitempty"`
@@ -75,7 +76,7 @@ type recordJSON struct {
 func (r Record) MarshalJSON() ([]byte, error) {
 	out := recordJSON{ID: r.ID, Time: r.Time, Source: newEndJSON(r.Source), Destination: newEndJSON(r.Destination),
 		Protocol: r.Protocol.String(), Port: r.Port, Asked: (*askedJSON)(r.Asked), Verdict: r.Verdict.String(), By: r.By(),
-		Rule: newRuleJSON(r.Rule), Reason: r.Reason, Earlier: r.Earlier, Answered: r.Answered, Packets: r.Packets, Last: r.Last}
+		Rule: newRuleJSON(r.Rule), Title: r.Title, Reason: r.Reason, Earlier: r.Earlier, Answered: r.Answered, Packets: r.Packets, Last: r.Last}
 	if r.Direction != 0 {
 		out.Direction = r.Direction.String()
 	}
@@ -92,7 +93,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	out := Record{ID: in.ID, Time: in.Time, Port: in.Port, Asked: (*Asked)(in.Asked), Reason: in.Reason, Earlier: in.Earlier,
+	out := Record{ID: in.ID, Time: in.Time, Port: in.Port, Asked: (*Asked)(in.Asked), Title: in.Title, Reason: in.Reason, Earlier: in.Earlier,
 		Answered: in.Answered, Packets: in.Packets, Last: in.Last, RuleKnown: in.By != unknownRule}
 	var err error
 	if out.Source, err = in.Source.end(); err != nil {
@@ -101,7 +102,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	if out.Destination, err = in.Destination.end(); err != nil {
 		return fmt.Errorf("record %d: destination: %w", in.ID, err)
 	}
-	if out.Protocol, err = flow.ParseProtocol(in.Protocol); err != nil {
+	if out.Protocol, err = readProtocol(in.Protocol); err != nil {
 		return fmt.Errorf("record %d: %w", in.ID, err)
 	}
 	if out.Verdict, err = parseVerdict(in.Verdict); err != nil {
@@ -189,7 +190,7 @@ func (t *PairTotal) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	protocol, err := flow.ParseProtocol(in.Protocol)
+	protocol, err := readProtocol(in.Protocol)
 	if err != nil {
 		return err
 	}
@@ -235,4 +236,12 @@ func (t *DropTotal) UnmarshalJSON(data []byte) error {
 		}
 	}
 	return nil
+}
+
+// readProtocol reads any protocol that a packet may say it has: unlike people, packets may say 0.
+func readProtocol(s string) (flow.Protocol, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	return flow.ParseProtocol(s)
 }

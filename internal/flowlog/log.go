@@ -311,6 +311,9 @@ func (l *Log) denial(d Denial) *Record {
 	r := &Record{Time: d.Time, Last: d.Time, Packets: 1, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port}
 	r.Rule, r.RuleKnown = l.names.deniedBy(d.Row, tuple)
 	r.Direction = r.Rule.Direction
+	if l.names.Title != nil {
+		r.Title = l.names.Title(r.Rule)
+	}
 	r.Reason = l.pairs.reason(r, func() string { return l.names.reason(tuple, r.Rule) })
 	return r
 }

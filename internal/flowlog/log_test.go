@@ -220,7 +220,9 @@ func TestDenial(t *testing.T) {
 	if got := r.Message(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if got := r.MessageTitled("a pod that is no LDAP client tried"); !strings.HasPrefix(got, "a pod that is no LDAP client tried: orders/") {
+	titled := *r
+	titled.Title = "a pod that is no LDAP client tried"
+	if got := titled.Message(); !strings.HasPrefix(got, "a pod that is no LDAP client tried: orders/") {
 		t.Errorf("titled: %s", got)
 	}
 	l.Denied(flowlog.Denial{Time: t0, Row: 8, Tuple: tcp(copyAddr, serverAddr, 390)})

@@ -102,6 +102,8 @@ type Record struct {
 	// Rule is the rule that decided; if RuleKnown, the zero Rule means that no policy applies.
 	Rule      flow.Rule
 	RuleKnown bool
+	// Title begins a denial's message; "" is a general one.
+	Title string
 	// Reason is why a denied connection met no rule that allows it, as far as somebody could say.
 	Reason string
 	// Earlier: the connection is older than the log, and its names are those of when the log began.
@@ -127,7 +129,7 @@ func (r *Record) By() string {
 
 // size is about what a record costs, in bytes.
 func (r *Record) size() int {
-	size := 512 + len(r.Reason)
+	size := 512 + len(r.Reason) + len(r.Title)
 	for _, e := range [...]*End{&r.Source, &r.Destination} {
 		size += len(e.Namespace) + len(e.Pod) + len(e.Workload) + len(e.Labels.String()) + len(e.Node)
 	}

@@ -22,6 +22,8 @@ type Names struct {
 	Rules func(ruleset.RowID) []flow.Rule
 	// Reason says in a few words what a denied connection lacked. It is asked once for each kind of denial.
 	Reason func(flow.Tuple, flow.Rule) string
+	// Title begins the message about whoever a rule denies, "" for a general one.
+	Title func(flow.Rule) string
 	// Service names the Service that has an address and port, "" for none.
 	Service func(netip.AddrPort, flow.Protocol) string
 }

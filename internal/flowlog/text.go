@@ -22,6 +22,8 @@ func PortText(p flow.Protocol, port uint16) string {
 func (r *Record) Message() string {
 	text := "a pod outside " + r.Rule.Policy() + " tried"
 	switch {
+	case r.Title != "":
+		text = r.Title
 	case r.Rule.Name == "":
 		text = "a denied pod tried"
 	case !r.Source.IsPod():
@@ -29,12 +31,7 @@ func (r *Record) Message() string {
 	case r.Direction == flow.Egress:
 		text = "a pod inside " + r.Rule.Policy() + " tried to leave"
 	}
-	return r.MessageTitled(text)
-}
-
-// MessageTitled is Message with another beginning, such as "a pod that is no LDAP client tried".
-func (r *Record) MessageTitled(title string) string {
-	text := fmt.Sprintf("%s: %s -> %s:%s denied by %s", title, &r.Source, &r.Destination, PortText(r.Protocol, r.Port), r.policyText())
+	text = fmt.Sprintf("%s: %s -> %s:%s denied by %s", text, &r.Source, &r.Destination, PortText(r.Protocol, r.Port), r.policyText())
 	if place := r.Rule.Place(); place != "" {
 		text += " (" + place + ")"
 	}

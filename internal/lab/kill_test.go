@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/podnet"
 )
 
 // childEnv makes this test binary boot a lab and wait to be killed.
@@ -80,7 +81,7 @@ func TestKilledLabLeavesNothing(t *testing.T) {
 func runChild(t *testing.T) {
 	l := boot(t, Spec{Objects: somePods(3)})
 	for i, s := range l.stations() {
-		err := withHandle(s.ns, func(h *netlink.Handle) error {
+		err := podnet.WithHandle(s.ns, func(h *netlink.Handle) error {
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name = "towitness"
 			return h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: fmt.Sprint("w", i), PeerNamespace: netlink.NsFd(witnessFD)})
@@ -150,8 +151,7 @@ func hostState(t *testing.T) []string {
 	for _, r := range routes {
 		state = append(state, "route "+r.String())
 	}
-	for _, s := range append(append(append([]string(nil), hostSysctls...), nodeSysctls...), append(trackingSysctls, bridgeSysctls...)...) {
-		path, _, _ := strings.Cut(s, "=")
+	for _, path := range podnet.Settings() {
 		if value, err := os.ReadFile("/proc/sys/net/" + path); err == nil {
 			state = append(state, path+"="+strings.TrimSpace(string(value)))
 		}

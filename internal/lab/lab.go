@@ -11,12 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/netns"
 )
 
@@ -38,7 +38,7 @@ type Lab struct {
 	node     *station
 	outside  *station
 	pods     []*station
-	servers  *servers
+	servers  *echo.Servers
 	denials  *denials
 	enforcer *enforcer // nil without a dataplane
 	patience time.Duration
@@ -69,7 +69,7 @@ func Boot(ctx context.Context, spec Spec) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plan lab: %w", err)
 	}
-	l := &Lab{plan: p, patience: patience, servers: &servers{}, node: &station{host: p.node}, outside: &station{host: p.outside}}
+	l := &Lab{plan: p, patience: patience, servers: &echo.Servers{}, node: &station{host: p.node}, outside: &station{host: p.outside}}
 	for _, h := range p.pods {
 		l.pods = append(l.pods, &station{host: h})
 	}
@@ -78,7 +78,7 @@ func Boot(ctx context.Context, spec Spec) (*Lab, error) {
 		func() (err error) { l.node.ns, err = newNodeNS(p); return err },
 		func() error { return l.enforce(ctx, spec) },
 		func() error { return l.plugIn(ctx) },
-		func() error { return l.servers.start(l.stations()) },
+		func() error { return listen(l.servers, l.stations()) },
 	} {
 		err := ctx.Err()
 		if err == nil {
@@ -113,7 +113,7 @@ func (l *Lab) Close() error {
 	if l.enforcer != nil {
 		errs = append(errs, l.enforcer.close())
 	}
-	l.servers.close()
+	l.servers.Close()
 	if l.denials != nil {
 		l.denials.close()
 	}
@@ -124,6 +124,3 @@ func (l *Lab) Close() error {
 	}
 	return errors.Join(errs...)
 }
-
-// nodeAddress is the node's address of a's family.
-func (p *plan) nodeAddress(a netip.Addr) netip.Addr { return p.node.addresses[familyOf(a)] }

@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/podnet"
 	"github.com/ringfence-project/ringfence/internal/query"
 )
 
@@ -89,7 +90,7 @@ func TestEverythingIsReachedWhereNothingIsEnforced(t *testing.T) {
 // stopForwarding makes the node swallow what goes from pod to pod, without a word.
 func stopForwarding(t *testing.T, l *Lab) {
 	t.Helper()
-	if err := l.Node().Do(func() error { return sysctl("ipv4/ip_forward=0", "ipv6/conf/all/forwarding=0") }); err != nil {
+	if err := l.Node().Do(func() error { return podnet.Sysctl("ipv4/ip_forward=0", "ipv6/conf/all/forwarding=0") }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -110,7 +111,7 @@ func TestSilenceIsNoDenial(t *testing.T) {
 
 func TestRefusalIsNoAnswer(t *testing.T) {
 	l := boot(t, Spec{Objects: somePods(2)})
-	l.servers.close()
+	l.servers.Close()
 	r, err := l.Probe(t.Context(), Selection{Pairs: []string{"shop/web-0 -> *"}, Ports: []query.Port{{Protocol: flow.TCP, Number: 80}, {Protocol: flow.UDP, Number: 53}}}, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/query"
 )
@@ -86,7 +87,7 @@ func (l *Lab) matrix(sel Selection) (*matrix, error) {
 				continue
 			}
 			for _, port := range l.ports(to, sel.Ports) {
-				if port.Protocol == flow.SCTP && !hasSCTP() {
+				if port.Protocol == flow.SCTP && !echo.HasSCTP() {
 					sctp++
 					continue
 				}

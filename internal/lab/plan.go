@@ -47,7 +47,7 @@ var (
 )
 
 const (
-	bridgeName  = "pods0"
+	bridgeName  = "pods0" // as podnet calls it
 	outsideVeth = "outside0"
 	nodeName    = "lab-node" // of a cluster that declares no node
 )
@@ -294,8 +294,4 @@ func familyOf(a netip.Addr) int {
 		return 0
 	}
 	return 1
-}
-
-func hasFamily(addresses []netip.Addr, family int) bool {
-	return slices.ContainsFunc(addresses, func(a netip.Addr) bool { return familyOf(a) == family })
 }

@@ -12,7 +12,7 @@ import (
 func (b *Bundle) takeClusterNetworkPolicy(o *object, cnp *v1alpha2.ClusterNetworkPolicy) {
 	o.checkName()
 	s := o.specOfCluster(cnp)
-	b.addPolicy(o, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
+	b.addPolicy(o, cnp.Annotations, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
 }
 
 func (o *object) specOfCluster(cnp *v1alpha2.ClusterNetworkPolicy) clusterSpec {
@@ -151,7 +151,7 @@ func (b *Bundle) takeAdminNetworkPolicy(o *object, anp *v1alpha1.AdminNetworkPol
 		s.rules[flow.Egress] = append(s.rules[flow.Egress], rule)
 	}
 	o.notice("", "read as a ClusterNetworkPolicy of tier Admin with the same priority, named %s; Allow is Accept", o.policyName())
-	b.addPolicy(o, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
+	b.addPolicy(o, anp.Annotations, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
 }
 
 // baselinePriority is asked after every other policy of the tier: the older kind has no priority, and was the last word.
@@ -175,7 +175,7 @@ func (b *Bundle) takeBaselineAdminNetworkPolicy(o *object, banp *v1alpha1.Baseli
 		s.rules[flow.Egress] = append(s.rules[flow.Egress], rule)
 	}
 	o.notice("", "read as a ClusterNetworkPolicy of tier Baseline with priority %d, named %s; Allow is Accept", baselinePriority, o.policyName())
-	b.addPolicy(o, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
+	b.addPolicy(o, banp.Annotations, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
 }
 
 func olderSpec(tier policy.Tier, priority int32, s v1alpha1.AdminNetworkPolicySubject) clusterSpec {

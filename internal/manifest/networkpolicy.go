@@ -3,6 +3,8 @@ package manifest
 import (
 	"net/netip"
 	"slices"
+	"strings"
+	"unicode"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +18,7 @@ import (
 func (b *Bundle) takeNetworkPolicy(o *object, np *networkingv1.NetworkPolicy) {
 	o.checkName()
 	p := o.networkPolicy(np)
-	b.addPolicy(o, p, func() policy.Policy { return o.networkStandIn(np) })
+	b.addPolicy(o, np.Annotations, p, func() policy.Policy { return o.networkStandIn(np) })
 }
 
 // networkPolicy translates np. The result counts only if no problem was noted.
@@ -40,6 +42,24 @@ func (o *object) networkPolicy(np *networkingv1.NetworkPolicy) policy.Policy {
 		p.Egress = nil
 	}
 	return p
+}
+
+// AlertAnnotation is the annotation of a policy that says how the message about whoever it denies begins, for instance
+// "a pod that is no LDAP client tried".
+const AlertAnnotation = "ringfence.dev/alert"
+
+// maxTitle bounds an alert's title, in bytes.
+const maxTitle = 200
+
+// alertTitle is one line, whatever was written.
+func alertTitle(annotations map[string]string) string {
+	title := strings.Join(strings.FieldsFunc(annotations[AlertAnnotation], func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r)
+	}), " ")
+	if len(title) > maxTitle {
+		title = strings.ToValidUTF8(title[:maxTitle], "")
+	}
+	return title
 }
 
 // policyTypes applies the API server's default: Ingress always, Egress if there are egress rules.

@@ -20,7 +20,8 @@ import (
 // more.
 
 // addPolicy adds p, or its stand-in if there were problems.
-func (b *Bundle) addPolicy(o *object, p policy.Policy, standIn func() policy.Policy) {
+func (b *Bundle) addPolicy(o *object, annotations map[string]string, p policy.Policy, standIn func() policy.Policy) {
+	p.AlertTitle = alertTitle(annotations)
 	if len(o.problems) == 0 {
 		good, err := policy.New(p)
 		if err == nil {
@@ -141,7 +142,7 @@ func (b *Bundle) takeUnreadable(file string, c chunk, err error) {
 		o := &object{file: file, line: c.before + 1 + bytes.Count(c.text[:m[2]], []byte("\n")), lines: map[string]int{}, kind: kind}
 		o.key = cluster.Key{Namespace: firstGroup(namespaceText, c.text[m[0]:end]), Name: firstGroup(nameText, c.text[m[0]:end])}
 		o.problemAt(why.line, "", fix, "%s", why.text)
-		b.addPolicy(o, policy.Policy{}, func() policy.Policy { return o.blindStandIn(c.text[m[0]:end]) })
+		b.addPolicy(o, nil, policy.Policy{}, func() policy.Policy { return o.blindStandIn(c.text[m[0]:end]) })
 		b.collect(o)
 	}
 	if !found {

@@ -241,7 +241,7 @@ func TestPageByKeyboard(t *testing.T) {
 	p.keys(kb.ArrowDown)
 	p.want("cell", "document.activeElement.getAttribute('aria-label')", "orders/credit-check to customers/ldap: 389, 636")
 	p.keys(kb.Enter)
-	p.want("why", "document.getElementById('detail').textContent", "examples/ldap/policies.yaml:13")
+	p.want("why", "document.getElementById('detail').textContent", "examples/ldap/policies.yaml:15")
 	p.want("declared ports", "document.getElementById('detail').textContent", "✕ admin 8080")
 	p.keys(kb.Escape)
 	p.want("after Escape", "document.getElementById('detail').textContent", "Overview")

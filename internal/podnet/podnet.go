@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,14 +37,20 @@ var LinkGateways = [2]netip.Addr{netip.MustParseAddr("169.254.1.1"), netip.MustP
 
 const loopbackIndex = 1
 
+// sticky is the kernel's NTF_STICKY: an entry of a bridge that is never moved to another port.
+const sticky = 1 << 6
+
 // hostSysctls are set in every namespace before it has an interface. No duplicate address detection: it takes seconds,
-// and addresses are given out here. No reverse path filter: whose address is whose is the dataplane's business.
+// and addresses are given out here. No reverse path filter: whose address is whose is the dataplane's business. No
+// redirects: nobody but the node says where packets go.
 var hostSysctls = []string{
 	"ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
 	"ipv4/ping_group_range=0 2147483647",
 	"ipv6/conf/all/disable_ipv6=0", "ipv6/conf/default/disable_ipv6=0",
 	"ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0",
 	"ipv6/conf/all/accept_ra=0", "ipv6/conf/default/accept_ra=0",
+	"ipv6/conf/all/accept_redirects=0", "ipv6/conf/default/accept_redirects=0",
+	"ipv4/conf/all/accept_redirects=0", "ipv4/conf/default/accept_redirects=0",
 }
 
 // nodeSysctls make the node a router without link-local addresses of its own making: fe80::1 is enough.
@@ -58,6 +65,16 @@ var trackingSysctls = []string{"netfilter/nf_conntrack_acct=1", "netfilter/nf_co
 
 var bridgeSysctls = []string{"bridge/bridge-nf-call-iptables=1", "bridge/bridge-nf-call-ip6tables=1"}
 
+// Settings are the names of all settings that are made in namespaces, as below /proc/sys/net.
+func Settings() []string {
+	var names []string
+	for _, s := range slices.Concat(hostSysctls, nodeSysctls, trackingSysctls, bridgeSysctls) {
+		name, _, _ := strings.Cut(s, "=")
+		names = append(names, name)
+	}
+	return names
+}
+
 // Net is a node's network.
 type Net struct {
 	Bridge  bool            // pods are on one bridge; else each has a routed veth
@@ -70,7 +87,13 @@ type Port struct {
 	Veth      string // the node's interface
 	Number    int    // of the pod, below 65536: its link-layer address
 	Addresses []netip.Addr
+	Routed    bool // not on the bridge, even if there is one
 }
+
+// BridgeMAC is the link-layer address of the bridge.
+var BridgeMAC = net.HardwareAddr{0x02, 'r', 'f', 2, 0, 0}
+
+func (n Net) bridged(p Port) bool { return n.Bridge && !p.Routed }
 
 // Gateways are the bridge's own addresses: the first of each range.
 func (n Net) Gateways() [2]netip.Addr {
@@ -80,14 +103,14 @@ func (n Net) Gateways() [2]netip.Addr {
 // SetUp makes ns the node: a router with its addresses, and the bridge if there is one.
 func (n Net) SetUp(ns *netns.NS) error {
 	err := ns.Do(func() error {
-		if err := sysctl(append(append([]string(nil), hostSysctls...), nodeSysctls...)...); err != nil {
+		if err := Sysctl(slices.Concat(hostSysctls, nodeSysctls)...); err != nil {
 			return err
 		}
-		if err := sysctl(trackingSysctls...); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := Sysctl(trackingSysctls...); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if n.Bridge {
-			if err := sysctl(bridgeSysctls...); err != nil {
+			if err := Sysctl(bridgeSysctls...); err != nil {
 				return fmt.Errorf("bridge topology: %w: %w: load the module br_netfilter", dataplane.ErrNotSupported, err)
 			}
 		}
@@ -96,7 +119,7 @@ func (n Net) SetUp(ns *netns.NS) error {
 	if err != nil {
 		return err
 	}
-	return withHandle(ns, n.setUp)
+	return WithHandle(ns, n.setUp)
 }
 
 func (n Net) setUp(h *netlink.Handle) error {
@@ -108,7 +131,7 @@ func (n Net) setUp(h *netlink.Handle) error {
 		return nil
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = BridgeName, net.HardwareAddr{0x02, 'r', 'f', 2, 0, 0}
+	attrs.Name, attrs.HardwareAddr = BridgeName, BridgeMAC
 	snooping := false
 	err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
 	if err != nil && !errors.Is(err, unix.EEXIST) {
@@ -131,31 +154,29 @@ func (n Net) setUp(h *netlink.Handle) error {
 
 // Prepare makes ns the network of a pod that is not plugged in: it reaches itself.
 func Prepare(ns *netns.NS) error {
-	if err := ns.Do(func() error { return sysctl(hostSysctls...) }); err != nil {
+	if err := ns.Do(func() error { return Sysctl(hostSysctls...) }); err != nil {
 		return err
 	}
-	return withHandle(ns, func(h *netlink.Handle) error { return up(h, loopbackIndex, nil) })
+	return WithHandle(ns, func(h *netlink.Handle) error { return up(h, loopbackIndex, nil) })
 }
 
-// Plug connects the pod whose namespace is pod with the node, and returns when packets get through.
-func (n Net) Plug(ctx context.Context, node, pod *netns.NS, p Port) error {
+// Plug connects the pod whose namespace is pod with the node. AwaitUp waits until packets get through.
+func (n Net) Plug(node, pod *netns.NS, p Port) error {
 	if err := Prepare(pod); err != nil {
 		return err
 	}
-	return withHandle(node, func(h *netlink.Handle) error {
+	return WithHandle(node, func(h *netlink.Handle) error {
 		index, err := n.veth(h, pod, p)
 		if err != nil {
 			return err
 		}
-		if err := withHandle(pod, func(h *netlink.Handle) error { return n.inside(h, p) }); err != nil {
+		if err := WithHandle(pod, func(h *netlink.Handle) error { return n.inside(h, p) }); err != nil {
 			return err
 		}
-		if !n.Bridge {
-			if err := n.route(h, index, p); err != nil {
-				return err
-			}
+		if n.bridged(p) {
+			return nil
 		}
-		return awaitUp(ctx, pod, p.Addresses)
+		return n.route(h, index, p)
 	})
 }
 
@@ -166,14 +187,14 @@ func (n Net) veth(h *netlink.Handle, pod *netns.NS, p Port) (int, error) {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.Flags, attrs.HardwareAddr = p.Veth, net.FlagUp, p.nodeMAC()
-	if n.Bridge {
+	if n.bridged(p) {
 		bridge, err := h.LinkByName(BridgeName)
 		if err != nil {
 			return 0, fmt.Errorf("find bridge: %w", err)
 		}
 		attrs.MasterIndex = bridge.Attrs().Index
 	}
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: PodInterface, PeerHardwareAddr: p.podMAC(), PeerNamespace: netlink.NsFd(pod.FD())}
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: PodInterface, PeerHardwareAddr: p.MAC(), PeerNamespace: netlink.NsFd(pod.FD())}
 	if err := h.LinkAdd(veth); err != nil {
 		return 0, fmt.Errorf("make veth: %w", err)
 	}
@@ -181,14 +202,32 @@ func (n Net) veth(h *netlink.Handle, pod *netns.NS, p Port) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find veth: %w", err)
 	}
+	if n.bridged(p) {
+		return made.Attrs().Index, pin(h, made, p)
+	}
 	return made.Attrs().Index, nil
 }
 
-// podMAC and nodeMAC are the two ends of the veth of a pod.
-func (p Port) podMAC() net.HardwareAddr {
+// pin tells the bridge behind which port the pod is, and to believe no other: it would send one pod's packets to whoever
+// claims its link-layer address.
+func pin(h *netlink.Handle, port netlink.Link, p Port) error {
+	if err := h.LinkSetLearning(port, false); err != nil {
+		return fmt.Errorf("have the bridge learn nothing from %s: %w", p.Veth, err)
+	}
+	err := h.NeighSet(&netlink.Neigh{LinkIndex: port.Attrs().Index, Family: unix.AF_BRIDGE, Flags: unix.NTF_MASTER | sticky,
+		State: unix.NUD_NOARP, HardwareAddr: p.MAC()})
+	if err != nil {
+		return fmt.Errorf("tell the bridge where %s is: %w", p.MAC(), err)
+	}
+	return nil
+}
+
+// MAC is the link-layer address of the pod.
+func (p Port) MAC() net.HardwareAddr {
 	return net.HardwareAddr{0x02, 'r', 'f', 0, byte(p.Number >> 8), byte(p.Number)}
 }
 
+// nodeMAC is that of the node's end of its veth.
 func (p Port) nodeMAC() net.HardwareAddr {
 	return net.HardwareAddr{0x02, 'r', 'f', 1, byte(p.Number >> 8), byte(p.Number)}
 }
@@ -198,7 +237,7 @@ func (n Net) route(h *netlink.Handle, index int, p Port) error {
 	if err := addAddress(h, index, netip.PrefixFrom(LinkGateways[1], 64)); err != nil {
 		return err
 	}
-	if err := addNeighbors(h, index, p.Addresses, p.podMAC()); err != nil {
+	if err := AddNeighbors(h, index, p.Addresses, p.MAC()); err != nil {
 		return err
 	}
 	for _, a := range p.Addresses {
@@ -222,14 +261,14 @@ func (n Net) inside(h *netlink.Handle, p Port) error {
 		return err
 	}
 	gateways := LinkGateways
-	if n.Bridge {
+	if n.bridged(p) {
 		gateways = n.Gateways()
-	} else if err := addNeighbors(h, index, gateways[:], p.nodeMAC()); err != nil {
+	} else if err := AddNeighbors(h, index, gateways[:], p.nodeMAC()); err != nil {
 		return err
 	}
 	for _, a := range p.Addresses {
 		bits := a.BitLen()
-		if n.Bridge {
+		if n.bridged(p) {
 			bits = n.Ranges[familyOf(a)].Bits()
 		}
 		if err := addAddress(h, index, netip.PrefixFrom(a, bits)); err != nil {
@@ -245,7 +284,7 @@ func (n Net) inside(h *netlink.Handle, p Port) error {
 
 // Unplug takes the node's interface away, and the pod's with it. It is no error if there is none.
 func Unplug(node *netns.NS, veths ...string) error {
-	return withHandle(node, func(h *netlink.Handle) error {
+	return WithHandle(node, func(h *netlink.Handle) error {
 		for _, v := range veths {
 			if err := unplug(h, v); err != nil {
 				return err
@@ -272,7 +311,7 @@ func unplug(h *netlink.Handle, veth string) error {
 // Plugged lists the node's veths with their indices.
 func Plugged(node *netns.NS) (map[string]int, error) {
 	found := map[string]int{}
-	err := withHandle(node, func(h *netlink.Handle) error {
+	err := WithHandle(node, func(h *netlink.Handle) error {
 		links, err := h.LinkList()
 		for _, l := range links {
 			if l.Type() == "veth" {
@@ -290,7 +329,7 @@ func Plugged(node *netns.NS) (map[string]int, error) {
 // Peer is the index of the node's interface that the pod's leads to, or 0 if the pod is not plugged in.
 func Peer(pod *netns.NS) (int, error) {
 	index := 0
-	err := withHandle(pod, func(h *netlink.Handle) error {
+	err := WithHandle(pod, func(h *netlink.Handle) error {
 		l, err := h.LinkByName(PodInterface)
 		if errors.As(err, new(netlink.LinkNotFoundError)) {
 			return nil
@@ -303,22 +342,21 @@ func Peer(pod *netns.NS) (int, error) {
 	return index, err
 }
 
-// awaitUp returns when the pod's interface carries packets and its addresses are in use. The kernel does both some time
-// after it was told to: until then it drops what is sent over a veth, and looks for a new IPv6 address on the link. It
-// asks again and again: that takes milliseconds, and what a subscription says can be lost.
-func awaitUp(ctx context.Context, pod *netns.NS, addresses []netip.Addr) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("the interface does not come up"))
+// AwaitUp returns when interfaces of ns carry packets and addresses are in use. The kernel does both some time after it
+// was told to: until then it drops what is sent over a veth, and looks for a new IPv6 address on the link. It asks again
+// and again: that takes milliseconds, and what a subscription says can be lost.
+func AwaitUp(ctx context.Context, ns *netns.NS, addresses []netip.Addr, interfaces ...string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("interfaces do not come up"))
 	defer cancel()
-	return withHandle(pod, func(h *netlink.Handle) error {
+	return WithHandle(ns, func(h *netlink.Handle) error {
 		again := time.NewTicker(2 * time.Millisecond)
 		defer again.Stop()
 		for {
-			l, err := h.LinkByName(PodInterface)
-			ready := err == nil && l.Attrs().OperState == netlink.OperUp
-			if ready {
+			ready, err := allUp(h, interfaces)
+			if err == nil && ready {
 				ready, err = allLocal(h, addresses)
 			}
-			if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) || ready {
+			if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) || err == nil && ready {
 				return err
 			}
 			select {
@@ -328,6 +366,20 @@ func awaitUp(ctx context.Context, pod *netns.NS, addresses []netip.Addr) error {
 			}
 		}
 	})
+}
+
+func allUp(h *netlink.Handle, interfaces []string) (bool, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("list interfaces: %w", err)
+	}
+	up := 0
+	for _, l := range links {
+		if slices.Contains(interfaces, l.Attrs().Name) && l.Attrs().OperState == netlink.OperUp {
+			up++
+		}
+	}
+	return up == len(interfaces), nil
 }
 
 // allLocal reports whether packets to all the addresses stay in the namespace.
@@ -345,15 +397,11 @@ func allLocal(h *netlink.Handle, addresses []netip.Addr) (bool, error) {
 			local[a.Unmap()] = true
 		}
 	}
-	for _, a := range addresses {
-		if !local[a] {
-			return false, nil
-		}
-	}
-	return true, nil
+	return !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !local[a] }), nil
 }
 
-func withHandle(ns *netns.NS, f func(*netlink.Handle) error) error {
+// WithHandle calls f with a route netlink socket in ns.
+func WithHandle(ns *netns.NS, f func(*netlink.Handle) error) error {
 	h, err := netlink.NewHandleAt(vishnetns.NsHandle(ns.FD()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open route netlink: %w", err)
@@ -362,8 +410,8 @@ func withHandle(ns *netns.NS, f func(*netlink.Handle) error) error {
 	return f(h)
 }
 
-// sysctl writes "path=value" below /proc/sys/net, of the calling thread's namespace.
-func sysctl(settings ...string) error {
+// Sysctl writes "path=value" below /proc/sys/net, of the calling thread's namespace.
+func Sysctl(settings ...string) error {
 	for _, s := range settings {
 		path, value, _ := strings.Cut(s, "=")
 		if err := os.WriteFile("/proc/sys/net/"+path, []byte(value), 0); err != nil {
@@ -396,7 +444,9 @@ func addAddress(h *netlink.Handle, index int, p netip.Prefix) error {
 	return nil
 }
 
-func addNeighbors(h *netlink.Handle, index int, addresses []netip.Addr, mac net.HardwareAddr) error {
+// AddNeighbors tells an interface the link-layer address of others, for good: nobody has to ask, and the kernel's table of
+// those it has learned does not fill up.
+func AddNeighbors(h *netlink.Handle, index int, addresses []netip.Addr, mac net.HardwareAddr) error {
 	for _, a := range addresses {
 		family := netlink.FAMILY_V4
 		if a.Is6() {

@@ -174,6 +174,8 @@ type Policy struct {
 	Egress, Ingress                 []Rule
 	File                            string // the manifest; empty if it did not come from a file
 	Line                            int    // of the object in File
+	// AlertTitle begins the message about whoever the policy denies; "" is a general one.
+	AlertTitle string
 	// Defect is why the policy could not be read. Such a policy is a stand-in that isolates its subjects.
 	Defect string
 }

@@ -10,16 +10,23 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
-// Diff returns the ordered difference that leads from old to new. RowIDs and RuleIDs must mean the same in both,
-// as they do in two rulesets of one compiler.
+// Diff returns the ordered difference that leads from old to new, with whether it tightens. RowIDs and RuleIDs must
+// mean the same in both, as they do in two rulesets of one compiler.
+func Diff(old, new *Ruleset) Delta {
+	d := Delta{From: old.Generation, To: new.Generation, Ops: Difference(old, new)}
+	d.Tightens = len(d.Ops) > 0 && tightens(old, new, d.Ops)
+	return d
+}
+
+// Difference returns the Ops of Diff. Where nobody asks whether they tighten, that is most of the work saved.
 //
 // What an Op refers to is there before it, and nothing refers to what an Op deletes. Pairs are set before the
 // default of a subject that is there already moves, and deleted after it; so a subject and a peer never have, at
 // any point, a verdict that is neither the old one nor the new one, except that a subject which comes or goes may
 // be denied in between.
-func Diff(old, new *Ruleset) Delta {
-	d := Delta{From: old.Generation, To: new.Generation}
-	add := func(ops []Op) { d.Ops = append(d.Ops, ops...) }
+func Difference(old, new *Ruleset) []Op {
+	var ops []Op
+	add := func(more []Op) { ops = append(ops, more...) }
 	add(changed(old.Rules, new.Rules, cmp.Compare[RuleID], equal, func(id RuleID, r flow.Rule) Op {
 		return Op{Kind: AddRule, Rule: id, Origin: r}
 	}))
@@ -42,8 +49,7 @@ func Diff(old, new *Ruleset) Delta {
 		return Op{Kind: SetLocal, Prefix: localPrefix(a), Attachment: at}
 	}))
 	add(removals(old, new))
-	d.Tightens = len(d.Ops) > 0 && tightens(old, new, d.Ops)
-	return d
+	return ops
 }
 
 func removals(old, new *Ruleset) []Op {

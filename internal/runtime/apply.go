@@ -4,33 +4,25 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/podnet"
-	"github.com/ringfence-project/ringfence/internal/podspec"
 )
 
-// Change is what an Apply did. A pod whose command or ports changed is in none of the lists.
+// Change is what an Apply did.
 type Change struct {
-	Started []cluster.Key // sorted
 	Stopped []cluster.Key // sorted
 	Status  engine.Status // of the policies
 	InForce time.Time     // when the policies were in force; zero if they are not
 }
 
-// parallel is how many pods are started at a time.
-const parallel = 4
-
-// Apply makes what runs what is desired. A pod that is to go is unplugged before its policies change, and one that is
-// to come has its policies in force before it is plugged in. After an error, everything that could be done is done, and
-// the next Apply does the rest; if policies could not be put in force, no pod has been plugged in.
+// Apply puts policies in force and sets about to make what runs what is desired; Settled says when that is done. A pod
+// that is to go is unplugged before its policies change, and one that is to come has its policies in force before it is
+// plugged in. After an error nothing new has been plugged in, and the next Apply starts over.
 func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -52,10 +44,10 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 		return change, err
 	}
 	n.state, n.last, change.InForce = state, d, time.Now()
-	errs := []error{n.extend(ctx)}
+	err = n.extend(ctx)
 	change.Stopped = n.end(ctx, gone)
-	change.Started, err = n.bringAll(ctx, state, d.Workloads)
-	return change, errors.Join(append(errs, err)...)
+	n.bringAll()
+	return change, err
 }
 
 // unplugOthers cuts off every pod that s does not have, or has in another way, and every shim that is no pod's.
@@ -66,7 +58,8 @@ func (n *Node) unplugOthers(s *cluster.State) (map[cluster.Key]*pod, error) {
 		return nil, err
 	}
 	for k := range dirs {
-		if e := s.Endpoint(k); e == nil {
+		starting := n.bringing.busy[k] && n.pods[k] == nil // then the one who starts it looks whether it is wanted
+		if s.Endpoint(k) == nil && !starting {
 			gone[k] = n.pods[k] // nil if its shim is dead
 		}
 	}
@@ -103,50 +96,4 @@ func (n *Node) end(ctx context.Context, gone map[cluster.Key]*pod) []cluster.Key
 	}
 	slices.SortFunc(stopped, cluster.Key.Compare)
 	return stopped
-}
-
-// bringAll starts what does not run yet, and tells every pod what to run. It returns those that it started.
-func (n *Node) bringAll(ctx context.Context, s *cluster.State, specs map[cluster.Key]podspec.Spec) ([]cluster.Key, error) {
-	type result struct {
-		pod     *pod
-		started bool
-		err     error
-	}
-	endpoints := s.Endpoints()
-	results := make([]result, len(endpoints))
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for i, e := range endpoints {
-		p := n.pods[e.Key]
-		group.Go(func() error {
-			r := &results[i]
-			if p == nil {
-				r.err = n.ending.await(ctx, e.Key)
-				if r.err == nil {
-					p, r.err = n.start(ctx, e.Key, e.HostNetwork)
-				}
-				r.started = r.err == nil
-			}
-			r.pod = p
-			if r.err == nil {
-				r.err = n.bring(ctx, p, e, specs[e.Key])
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // the errors are in results
-	var started []cluster.Key
-	var errs []error
-	for i, r := range results {
-		if r.pod != nil {
-			n.pods[endpoints[i].Key] = r.pod
-		}
-		if r.started {
-			started = append(started, endpoints[i].Key)
-		}
-		if r.err != nil {
-			errs = append(errs, fmt.Errorf("pod %s: %w", endpoints[i].Key, r.err))
-		}
-	}
-	return started, errors.Join(errs...)
 }

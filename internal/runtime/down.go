@@ -18,7 +18,7 @@ import (
 // Down ends everything of the instance and removes its folders: whoever runs it, the pods, and the node, whose rules go
 // with its namespace. It is no error if there is nothing, or only a part.
 func (i Instance) Down(ctx context.Context) (pods int, err error) {
-	if _, err := os.Stat(i.Run); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(i.Run, marker)); errors.Is(err, fs.ErrNotExist) {
 		return 0, i.removeFolders()
 	}
 	if err := i.askToEnd(); err != nil {
@@ -74,19 +74,15 @@ func endShim(ctx context.Context, d shim.Dir) error {
 	return c.Stop(ctx, stopTimeout)
 }
 
-// removeFolders removes what is ours below the two folders, and these if nothing else is in them.
+// removeFolders removes the two folders, if they are the instance's.
 func (i Instance) removeFolders() error {
-	ours := map[string][]string{
-		i.State: {"pods", "good", "addresses.json", "addresses.json.new"},
-		i.Run:   {"pods", "node", "net.json", "net.json.new", "status.json", "status.json.new", "lock"},
-	}
-	for dir, names := range ours {
-		for _, name := range names {
-			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
-				return fmt.Errorf("instance %s: %w", i.Name, err)
-			}
+	for _, dir := range []string{i.State, i.Run} {
+		if _, err := os.Stat(filepath.Join(dir, marker)); errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
-		_ = os.Remove(dir) // not if somebody else put something there
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("instance %s: %w", i.Name, err)
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,12 +21,34 @@ import (
 	"github.com/ringfence-project/ringfence/internal/shim"
 )
 
-// Instance is one running Ringfence on a machine: its two folders. What is in Run is about processes and is worth
-// nothing after a reboot; what is in State outlives it.
+// Instance is one running Ringfence on a machine: its two folders, which are its own as a whole. What is in Run is about
+// processes and is worth nothing after a reboot; what is in State outlives it.
 type Instance struct {
 	Name  string
 	Run   string // Run/lock, Run/status.json, Run/node and Run/pods/*, the shims
 	State string // State/addresses.json, State/good and State/pods/NAMESPACE/NAME, logs and folders of commands
+}
+
+// marker is a file in both folders that says whose they are, so that Down never removes what is somebody else's.
+const marker = "ringfence-instance"
+
+// claim makes a folder the instance's.
+func (i Instance) claim(dir string, mode fs.FileMode) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	path := filepath.Join(dir, marker)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("folder %s is not empty, and not of an instance: choose another with --run, --state or --name", dir)
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(i.Name+"\n"), 0o600)
 }
 
 var instanceName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
@@ -70,18 +93,28 @@ func (i Instance) Good() string { return filepath.Join(i.State, "good") }
 // ErrRunning is wrapped by the error of Lock if somebody else runs the instance.
 var ErrRunning = errors.New("is running already")
 
+// lockPatience is for one who was killed and is not quite dead yet.
+const lockPatience = time.Second
+
 // lock makes the caller the only one who changes the instance, until it closes the file or ends.
 func (i Instance) lock() (*os.File, error) {
-	for _, d := range []string{i.Run, i.podsDir(), i.State} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("instance %s: %w", i.Name, err)
-		}
+	// pods' users get to their pods' own folders in State, and list nothing on the way; nobody else gets into Run
+	err := errors.Join(i.claim(i.Run, 0o700), i.claim(i.State, 0o711))
+	if err != nil {
+		return nil, fmt.Errorf("instance %s: %w", i.Name, err)
+	}
+	if err := os.MkdirAll(i.podsDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("instance %s: %w", i.Name, err)
 	}
 	f, err := os.OpenFile(filepath.Join(i.Run, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("instance %s: %w", i.Name, err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for start := time.Now(); errors.Is(err, unix.EWOULDBLOCK) && time.Since(start) < lockPatience; {
+		time.Sleep(lockPatience / 20)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if err == nil {
 		err = i.sign(f)
 	}

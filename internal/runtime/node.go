@@ -82,8 +82,13 @@ type Node struct {
 	state  *cluster.State // in force
 	last   Desired
 
-	seen   readiness
-	ending endings
+	bringing bringing
+
+	ctx     context.Context // of the work on pods, until Close
+	cancel  context.CancelFunc
+	working sync.WaitGroup
+	seen    readiness
+	ending  endings
 }
 
 // Open takes the instance over: it finds what runs, or starts the node. Nobody else may have it open.
@@ -93,8 +98,10 @@ func Open(ctx context.Context, i Instance, o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{Instance: i, options: o, lock: lock, wake: make(chan struct{}, 1), pods: map[cluster.Key]*pod{},
-		net:  podnet.Net{Bridge: o.Bridge, Ranges: PodRanges, Address: NodeAddresses},
-		seen: readiness{pods: map[cluster.Key]shim.Status{}, changed: make(chan struct{}, 1)}}
+		net:      podnet.Net{Bridge: o.Bridge, Ranges: PodRanges, Address: NodeAddresses},
+		bringing: newBringing(),
+		seen:     readiness{pods: map[cluster.Key]shim.Status{}, changed: make(chan struct{}, 1)}}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for _, step := range []func() error{
 		n.checkShape,
 		func() (err error) { n.leases, err = openLeases(filepath.Join(i.State, "addresses.json")); return err },
@@ -205,6 +212,8 @@ func (n *Node) extend(ctx context.Context) error {
 
 // Close lets go of everything. What runs goes on, and what is in force stays so.
 func (n *Node) Close() error {
+	n.cancel()
+	n.working.Wait()
 	var errs []error
 	for _, p := range n.pods {
 		p.release()

@@ -3,9 +3,7 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,7 +14,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/podnet"
-	"github.com/ringfence-project/ringfence/internal/podspec"
 	"github.com/ringfence-project/ringfence/internal/shim"
 )
 
@@ -150,13 +147,16 @@ func (n *Node) watch(p *pod) {
 // start starts the shim of a pod, which is connected to nothing.
 func (n *Node) start(ctx context.Context, k cluster.Key, host bool) (*pod, error) {
 	d := n.podDir(k)
+	if err := endShim(ctx, d); err != nil { // one that an Apply cut off, and then failed
+		return nil, err
+	}
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, err
 	}
 	if err := writeJSON(filepath.Join(string(d), "pod.json"), k); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(n.podState(k), 0o755); err != nil {
+	if err := os.MkdirAll(n.podState(k), 0o711); err != nil {
 		return nil, err
 	}
 	s := shim.Start{Kind: shim.PodKind, Dir: d, Hostname: k.Name, Executable: n.options.Executable, Ended: n.poke}
@@ -173,31 +173,6 @@ func (n *Node) start(ctx context.Context, k cluster.Key, host bool) (*pod, error
 	}
 	n.watch(p)
 	return p, nil
-}
-
-// bring makes a pod run as desired. Its policies are in force.
-func (n *Node) bring(ctx context.Context, p *pod, e *cluster.Endpoint, w podspec.Spec) error {
-	if !p.host {
-		if port := n.port(p.key); p.port.Veth != port.Veth {
-			if err := n.net.Plug(ctx, n.ns, p.ns, port); err != nil {
-				return err
-			}
-			p.port = port
-		}
-	}
-	if err := n.writeResolv(p.key); err != nil {
-		return err
-	}
-	what := &shim.Pod{Key: p.key, Addresses: e.Addresses, Ports: e.Ports, Workload: w, WorkDir: n.WorkDir(p.key), Log: n.Log(p.key)}
-	told, err := json.Marshal(what)
-	if err != nil || bytes.Equal(told, p.told) {
-		return err
-	}
-	if _, err := p.shim.Do(ctx, shim.Request{Op: shim.OpUpdate, Pod: what}); err != nil {
-		return err
-	}
-	p.told = told
-	return nil
 }
 
 // writeResolv writes into the file that is mounted in the pod, so it must stay the same file.

@@ -92,7 +92,24 @@ func (k *podKeeper) update(r Request) error {
 		defer log.Close()
 		(&runner{keeper: k, pod: *r.Pod, log: log}).run(ctx)
 	}(k.ended)
+	k.awaitStart()
 	return nil
+}
+
+// awaitStart returns when the run has begun: then the built-in listener listens. It does not wait for ever.
+func (k *podKeeper) awaitStart() {
+	enough := time.After(time.Second)
+	for {
+		now, changed := k.status()
+		if now.State != Waiting {
+			return
+		}
+		select {
+		case <-changed:
+		case <-enough:
+			return
+		}
+	}
 }
 
 // endRun ends what runs, and reports whether something did.

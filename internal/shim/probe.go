@@ -80,10 +80,17 @@ func firstOf(why []string) string {
 	return ""
 }
 
+// leastPeriod bounds how often a probe is made, and firstRetry is the first time between two failures at the start,
+// before it grows to the probe's period.
+const (
+	leastPeriod = 100 * time.Millisecond
+	firstRetry  = 50 * time.Millisecond
+)
+
 // repeat makes a probe again and again. It says what came out when that changes sides, from the given one, and each
 // failure while it counts as failed.
 func (r *runner) repeat(ctx context.Context, p podspec.Probe, good bool, say func(error)) {
-	streak := 0
+	streak, soon := 0, firstRetry
 	next := time.NewTimer(p.Delay)
 	defer next.Stop()
 	for {
@@ -105,7 +112,11 @@ func (r *runner) repeat(ctx context.Context, p podspec.Probe, good bool, say fun
 		if !good && err != nil { // another reason than before, perhaps
 			say(err)
 		}
-		next.Reset(max(p.Period, 100*time.Millisecond))
+		wait := max(p.Period, leastPeriod)
+		if !good { // what is not ready often is so soon
+			wait, soon = min(wait, soon), 2*min(soon, wait)
+		}
+		next.Reset(wait)
 	}
 }
 

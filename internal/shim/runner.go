@@ -4,8 +4,11 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/echo"
@@ -56,6 +59,9 @@ func (r *runner) say(format string, args ...any) {
 
 // once runs the pod until it ends, and says how.
 func (r *runner) once(ctx context.Context) string {
+	if err := makeWorkDir(r.pod); err != nil {
+		return fmt.Sprintf("the pod's folder cannot be made: %v", err)
+	}
 	if r.pod.Workload.Command == "" {
 		return r.listen(ctx)
 	}
@@ -78,11 +84,26 @@ func (r *runner) listen(ctx context.Context) string {
 	return "stopped"
 }
 
+// makeWorkDir makes the pod's folder, which commands of exec start in too, and gives it to the user that they run as.
+func makeWorkDir(p Pod) error {
+	if err := os.MkdirAll(filepath.Dir(p.WorkDir), 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(p.WorkDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	uid, gid := -1, -1
+	if u := p.Workload.User; u != nil {
+		uid = int(*u)
+	}
+	if g := p.Workload.Group; g != nil {
+		gid = int(*g)
+	}
+	return os.Chown(p.WorkDir, uid, gid)
+}
+
 // command runs the pod's command once, with its probes.
 func (r *runner) command(ctx context.Context) string {
-	if err := os.MkdirAll(r.pod.WorkDir, 0o755); err != nil {
-		return fmt.Sprintf("the command's folder cannot be made: %v", err)
-	}
 	c, err := r.keeper.children.start(r.pod, r.log.pipe)
 	if err != nil {
 		return fmt.Sprintf("the command does not start: %v", err)

@@ -87,12 +87,12 @@ func (e *editor) setBlocks(v int) {
 	was, is := rangeSet(old), rangeSet(ranges)
 	for _, r := range old {
 		if !is[r] {
-			e.to.del(blockMap(v), r.key())
+			e.to.Del(blockMap(v), r.key())
 		}
 	}
 	for _, r := range ranges {
 		if !was[r] {
-			e.to.put(blockMap(v), r.key(), number(uint32(r.identity)))
+			e.to.Put(blockMap(v), r.key(), number(uint32(r.identity)))
 		}
 	}
 	e.ranges[v] = ranges

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -22,21 +23,21 @@ type state struct {
 	locals map[netip.Addr]ruleset.Identity
 	ranges [2][]addressRange
 	// users counts the addresses that are bound to each interface, and to each port of a bridge.
-	users map[ref]int
+	users map[netfilter.Ref]int
 	// inet and bridge say which tables there are.
 	inet, bridge bool
 }
 
 func emptyState() *state {
 	return &state{rules: ruleset.New(), epoch: firstEpoch, born: map[ruleset.RowID]uint64{},
-		locals: map[netip.Addr]ruleset.Identity{}, users: map[ref]int{}}
+		locals: map[netip.Addr]ruleset.Identity{}, users: map[netfilter.Ref]int{}}
 }
 
 // An editor turns the difference of two rulesets into changes of our tables. It reads and keeps up to date everything
 // in the state but the ruleset, which is the new one already.
 type editor struct {
 	*state
-	to   sink
+	to   netfilter.Sink
 	opts Options
 	undo []func()
 }
@@ -61,7 +62,7 @@ func (e *editor) edit(before *ruleset.Ruleset, ops []ruleset.Op) error {
 		e.setIdentitiesOfLocals()
 	}
 	e.dropUnusedBridge()
-	e.to.setRules(ref{inet, "state"}, stateRules(e.rules.Generation))
+	e.to.SetRules(named("state"), stateRules(e.rules.Generation))
 	return nil
 }
 
@@ -88,42 +89,42 @@ func (e *editor) op(before *ruleset.Ruleset, op ruleset.Op, dirty *[2]bool) erro
 }
 
 // replace sets a key, which may be there with another value, or deletes it.
-func (e *editor) replace(d mapDef, key string, was, is bool, value string) {
+func (e *editor) replace(d netfilter.Map, key string, was, is bool, value string) {
 	if was {
-		e.to.del(d, key)
+		e.to.Del(d, key)
 	}
 	if is {
-		e.to.put(d, key, value)
+		e.to.Put(d, key, value)
 	}
 }
 
 // createInet makes the table with all that is always in it.
 func (e *editor) createInet() {
-	e.to.addTable(inet)
-	for _, d := range fixedMaps(inet) {
-		e.to.addMap(d)
+	e.to.AddTable(netfilter.Inet)
+	for _, d := range fixedMaps(netfilter.Inet) {
+		e.to.AddMap(d)
 	}
 	for _, p := range flow.PortProtocols {
-		e.to.put(portedSet, string([]byte{byte(p)}), "")
+		e.to.Put(portedSet, string([]byte{byte(p)}), "")
 	}
 	e.addChains(append(fixedChains(), judging(e.epoch)...))
 	e.set(&e.inet, true)
 }
 
 // addChains makes chains whose rules may lead to each other.
-func (e *editor) addChains(chains []chainDef) {
+func (e *editor) addChains(chains []netfilter.Chain) {
 	for _, c := range chains {
-		e.to.addChain(chainDef{ref: c.ref, hook: c.hook})
+		e.to.AddChain(netfilter.Chain{Ref: c.Ref, Hook: c.Hook})
 	}
 	for _, c := range chains {
-		e.to.setRules(c.ref, c.rules)
+		e.to.SetRules(c.Ref, c.Rules)
 	}
 }
 
 // nextEpoch makes judge forget what it accepted.
 func (e *editor) nextEpoch(epoch int) {
 	for _, c := range judging(epoch) {
-		e.to.setRules(c.ref, c.rules)
+		e.to.SetRules(c.Ref, c.Rules)
 	}
 	old := e.epoch
 	e.epoch = epoch
@@ -145,22 +146,28 @@ func (e *editor) addRow(id ruleset.RowID, row ruleset.Row) {
 	}
 	for _, p := range flow.PortProtocols {
 		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
-			e.to.addMap(portsSet(id, p))
+			e.to.AddMap(portsSet(id, p))
 			for _, r := range ranges {
-				e.to.put(portsSet(id, p), string(r[:]), "")
+				e.to.Put(portsSet(id, p), string(r[:]), "")
 			}
 		}
 	}
-	e.to.addChain(chainDef{ref{inet, rowChain(id)}, nil, rowRules(id, row, born, e.opts)})
-	e.to.put(rowsMap, number(ruleset.RowBase+uint32(id)), "goto "+rowChain(id))
+	if !allowsAll(row) {
+		e.to.AddCounter(rowCounter(id))
+	}
+	e.to.AddChain(netfilter.Chain{Ref: named(rowChain(id)), Rules: rowRules(id, row, born, e.opts)})
+	e.to.Put(rowsMap, number(ruleset.RowBase+uint32(id)), "goto "+rowChain(id))
 }
 
 func (e *editor) deleteRow(id ruleset.RowID, row ruleset.Row) {
-	e.to.del(rowsMap, number(ruleset.RowBase+uint32(id)))
-	e.to.dropChain(ref{inet, rowChain(id)})
+	e.to.Del(rowsMap, number(ruleset.RowBase+uint32(id)))
+	e.to.DropChain(named(rowChain(id)))
+	if !allowsAll(row) {
+		e.to.DropCounter(rowCounter(id))
+	}
 	for _, p := range flow.PortProtocols {
 		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
-			e.to.dropMap(portsSet(id, p))
+			e.to.DropMap(portsSet(id, p))
 		}
 	}
 	born := e.born[id]
@@ -169,19 +176,19 @@ func (e *editor) deleteRow(id ruleset.RowID, row ruleset.Row) {
 }
 
 func (e *editor) setDefault(op ruleset.Op, was bool) {
-	s, chain := op.Subject, ref{inet, subjectChain(op.Subject)}
+	s, chain := op.Subject, named(subjectChain(op.Subject))
 	key := number(uint32(s.Identity))
 	switch {
 	case op.Kind == ruleset.DeleteDefault:
-		e.to.del(subjectsMap(s.Direction), key)
-		e.to.dropChain(chain)
-		e.to.dropMap(peersMap(s))
+		e.to.Del(subjectsMap(s.Direction), key)
+		e.to.DropChain(chain)
+		e.to.DropMap(peersMap(s))
 	case was:
-		e.to.setRules(chain, subjectRules(s, op.Row))
+		e.to.SetRules(chain, subjectRules(s, op.Row))
 	default:
-		e.to.addMap(peersMap(s))
-		e.to.addChain(chainDef{chain, nil, subjectRules(s, op.Row)})
-		e.to.put(subjectsMap(s.Direction), key, "jump "+chain.name)
+		e.to.AddMap(peersMap(s))
+		e.to.AddChain(netfilter.Chain{Ref: chain, Rules: subjectRules(s, op.Row)})
+		e.to.Put(subjectsMap(s.Direction), key, "jump "+chain.Name)
 	}
 }
 
@@ -244,7 +251,7 @@ func (e *editor) setLocal(op ruleset.Op, old ruleset.Attachment) error {
 		return nil
 	}
 	id := e.locals[a]
-	e.to.del(localMap(version(a)), string(a.AsSlice()))
+	e.to.Del(localMap(version(a)), string(a.AsSlice()))
 	delete(e.locals, a)
 	e.undo = append(e.undo, func() { e.locals[a] = id })
 	e.attach(a, old, ruleset.Attachment{})
@@ -268,16 +275,16 @@ func (e *editor) attach(a netip.Addr, from, to ruleset.Attachment) {
 	if from == to {
 		return
 	}
-	e.bind(inet, a, from.Interface, to.Interface)
-	e.use(ref{inet, own(from)}, -1)
-	e.use(ref{inet, own(to)}, 1)
+	e.bind(netfilter.Inet, a, from.Interface, to.Interface)
+	e.use(named(own(from)), -1)
+	e.use(named(own(to)), 1)
 	if to.Port != "" && !e.bridge {
 		e.createBridge()
 	}
 	if e.bridge {
-		e.bind(bridge, a, from.Port, to.Port)
-		e.use(ref{bridge, from.Port}, -1)
-		e.use(ref{bridge, to.Port}, 1)
+		e.bind(netfilter.Bridge, a, from.Port, to.Port)
+		e.use(netfilter.Ref{Family: netfilter.Bridge, Name: from.Port}, -1)
+		e.use(netfilter.Ref{Family: netfilter.Bridge, Name: to.Port}, 1)
 	}
 }
 
@@ -296,29 +303,29 @@ func (e *editor) bind(family byte, a netip.Addr, from, to string) {
 	}
 	v, key := version(a), string(a.AsSlice())
 	if from != "" {
-		e.to.del(bindingSet(family, v), key+interfaceName(from))
+		e.to.Del(bindingSet(family, v), key+interfaceName(from))
 	}
 	if from == "" || to == "" {
 		e.replace(boundSet(family, v), key, from != "", to != "", "")
 	}
 	if to != "" {
-		e.to.put(bindingSet(family, v), key+interfaceName(to), "")
+		e.to.Put(bindingSet(family, v), key+interfaceName(to), "")
 	}
 }
 
 // use counts the addresses that are plugged into an interface, which is in the set of interfaces while there are any.
-func (e *editor) use(r ref, by int) {
-	if r.name == "" {
+func (e *editor) use(r netfilter.Ref, by int) {
+	if r.Name == "" {
 		return
 	}
 	old := e.users[r]
 	e.users[r] += by
 	e.undo = append(e.undo, func() { e.users[r] = old })
-	switch set, key := interfaceSet(r.family), interfaceName(r.name); {
+	switch set, key := interfaceSet(r.Family), interfaceName(r.Name); {
 	case old == 0:
-		e.to.put(set, key, "")
+		e.to.Put(set, key, "")
 	case e.users[r] == 0:
-		e.to.del(set, key)
+		e.to.Del(set, key)
 		delete(e.users, r)
 	}
 }
@@ -329,18 +336,18 @@ func (e *editor) dropUnusedBridge() {
 		return
 	}
 	for r, n := range e.users {
-		if r.family == bridge && n > 0 {
+		if r.Family == netfilter.Bridge && n > 0 {
 			return
 		}
 	}
-	e.to.dropTable(bridge)
+	e.to.DropTable(netfilter.Bridge)
 	e.set(&e.bridge, false)
 }
 
 func (e *editor) createBridge() {
-	e.to.addTable(bridge)
-	for _, d := range fixedMaps(bridge) {
-		e.to.addMap(d)
+	e.to.AddTable(netfilter.Bridge)
+	for _, d := range fixedMaps(netfilter.Bridge) {
+		e.to.AddMap(d)
 	}
 	e.addChains(bridgeChains())
 	e.set(&e.bridge, true)
@@ -353,6 +360,8 @@ func interfaceName(s string) string {
 	copy(b, s)
 	return string(b)
 }
+
+func number(v uint32) string { return string(binary.NativeEndian.AppendUint32(nil, v)) }
 
 // readNumber is the inverse of number; 0 if somebody made a map of another type.
 func readNumber(s string) uint32 {

@@ -4,12 +4,13 @@ package nft
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 )
 
 // An epoch is a label of connections: the bit that judge puts on what it accepts. It is one of the highest labels there
@@ -48,7 +49,7 @@ func (d *Dataplane) freshEpoch(used []int) (int, error) {
 	if next == 0 {
 		return 0, fmt.Errorf("rules name all %d epochs: delete table %s", lastEpoch-firstEpoch+1, d.opts.Table)
 	}
-	if err := d.conn.clearLabels(mask); err != nil {
+	if err := clearLabels(d.conn, mask); err != nil {
 		return 0, fmt.Errorf("clear labels of connections: %w", err)
 	}
 	return next, nil
@@ -63,24 +64,24 @@ func or(a, b []byte) []byte {
 }
 
 // clearLabels takes the labels in mask from all connections.
-func (s *socket) clearLabels(mask []byte) error {
+func clearLabels(s *netfilter.Conn, mask []byte) error {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		list, err := s.dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, family, nil)
+		list, err := s.Dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, family, nil)
 		if err != nil {
-			return fmt.Errorf("list: %w", supported(err))
+			return fmt.Errorf("list: %w", err)
 		}
 		var updates []netlink.Message
 		for _, m := range list {
-			if len(m.Data) < headerLen {
+			if len(m.Data) < netfilter.HeaderLen {
 				continue
 			}
-			connection := parse(m.Data[headerLen:])
+			connection := netfilter.Parse(m.Data[netfilter.HeaderLen:])
 			if labels := connection[ctaLabels]; len(labels) == labelBytes && bytes.ContainsFunc(and(labels, mask), notZero) {
 				updates = append(updates, clearing(family, connection, mask))
 			}
 		}
 		for part := range slices.Chunk(updates, 512) {
-			if err := s.update(part); err != nil {
+			if err := s.Update(part); err != nil {
 				return err
 			}
 		}
@@ -101,28 +102,12 @@ func notZero(r rune) bool { return r != 0 }
 // clearing changes a connection's labels under mask to none. The connection is found by its tuple and zone, and by its
 // number, so that one which took its place meanwhile is left alone.
 func clearing(family byte, connection map[uint16][]byte, mask []byte) netlink.Message {
-	body := attrs(nil).nest(ctaTupleOrig, connection[ctaTupleOrig])
+	body := netfilter.Attrs(nil).Nest(ctaTupleOrig, connection[ctaTupleOrig])
 	for _, kind := range []uint16{ctaID, ctaZone} {
 		if b := connection[kind]; b != nil {
-			body = body.bytes(kind, b)
+			body = body.Bytes(kind, b)
 		}
 	}
-	body = body.bytes(ctaLabels, make([]byte, labelBytes)).bytes(ctaLabelsMask, mask)
-	return netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_CTNETLINK<<8 | ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append(header(family, 0), body...),
-	}
-}
-
-// update sends changes of connections. One that has ended meanwhile is no error.
-func (s *socket) update(messages []netlink.Message) error {
-	if _, err := s.conn.SendMessages(messages); err != nil {
-		return fmt.Errorf("update: %w", err)
-	}
-	for range messages {
-		if _, err := s.conn.Receive(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("update: %w", supported(err))
-		}
-	}
-	return nil
+	body = body.Bytes(ctaLabels, make([]byte, labelBytes)).Bytes(ctaLabelsMask, mask)
+	return netfilter.Message(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageNew, family, 0, netlink.Acknowledge, body)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -141,23 +142,30 @@ func (s *sniffer) count() int {
 	}
 }
 
-// counted adds up the counters of a chain.
+// counted adds up the counters of a chain: those in its rules, and the one of its name.
 func (l *lab) counted(family byte, chain string) uint64 {
 	l.t.Helper()
-	s, err := dial(l.node.ns.FD())
+	s, err := netfilter.Dial(l.node.ns.FD())
 	l.must(err)
-	defer s.close()
-	rules, err := reader{s, newImage(), DefaultTable, family}.list(unix.NFT_MSG_GETRULE, nil)
+	defer s.Close()
+	rules, err := s.List(unix.NFT_MSG_GETRULE, family, DefaultTable, nil)
 	l.must(err)
 	total := uint64(0)
+	counters, err := s.Counters(family, DefaultTable)
+	l.must(err)
+	for _, c := range counters {
+		if c.Name == chain {
+			total += c.Packets
+		}
+	}
 	for _, r := range rules {
-		if text(r[unix.NFTA_RULE_CHAIN]) != chain {
+		if netfilter.Text(r[unix.NFTA_RULE_CHAIN]) != chain {
 			continue
 		}
-		for _, step := range each(r[unix.NFTA_RULE_EXPRESSIONS]) {
-			e := parse(step)
+		for _, step := range netfilter.Each(r[unix.NFTA_RULE_EXPRESSIONS]) {
+			e := netfilter.Parse(step)
 			var c expr.Counter
-			if text(e[unix.NFTA_EXPR_NAME]) == "counter" {
+			if netfilter.Text(e[unix.NFTA_EXPR_NAME]) == "counter" {
 				l.must(expr.Unmarshal(family, e[unix.NFTA_EXPR_DATA], &c))
 				total += c.Packets
 			}
@@ -169,7 +177,7 @@ func (l *lab) counted(family byte, chain string) uint64 {
 // drops checks that packets from a host end at the counter of a chain, and that none of them arrives.
 func (l *lab) drops(chain string, from, to *station, packets ...[]byte) {
 	l.t.Helper()
-	l.dropsIn(inet, chain, from, to, packets...)
+	l.dropsIn(netfilter.Inet, chain, from, to, packets...)
 }
 
 func (l *lab) dropsIn(family byte, chain string, from, to *station, packets ...[]byte) {

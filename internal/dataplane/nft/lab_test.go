@@ -22,6 +22,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
@@ -190,11 +191,16 @@ func (l *lab) join(port string, s *station, host dataplanetest.Host) {
 	}
 }
 
-// serve answers on ports 80 and 81 of TCP and UDP.
+// serve answers on ports 80 and 81 of TCP and UDP, and takes what comes to port 9 of UDP.
 func (l *lab) serve(h dataplanetest.Host, s *station) {
 	l.t.Helper()
 	l.must(s.ns.Do(func() error {
 		for _, a := range h {
+			silent, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 9)))
+			if err != nil {
+				return err
+			}
+			l.t.Cleanup(func() { silent.Close() })
 			for _, port := range []uint16{80, 81} {
 				at := netip.AddrPortFrom(a, port)
 				ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
@@ -269,14 +275,14 @@ func (l *lab) Attachment(a netip.Addr) ruleset.Attachment {
 
 // Edit flushes a chain, as somebody could with nft.
 func (l *lab) Edit() error {
-	s, err := dial(l.node.ns.FD())
+	s, err := netfilter.Dial(l.node.ns.FD())
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	b := &batch{table: DefaultTable}
-	b.flushRules(ref{inet, "judge"})
-	return s.commit(b.done(), 0)
+	defer s.Close()
+	b := &netfilter.Batch{Table: DefaultTable}
+	b.FlushRules(named("judge"))
+	return s.Commit(b.Messages(), 0)
 }
 
 func (l *lab) Connect(t flow.Tuple) (dataplanetest.Conn, error) {

@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -54,9 +55,10 @@ type Options struct {
 // Dataplane is a dataplane.Dataplane. The state that it finds in the kernel is adopted by the first call that needs it.
 type Dataplane struct {
 	opts    Options
-	conn    *socket
-	notices *socket // what others change; looked at when a transaction finds that somebody did
+	conn    *netfilter.Conn
+	notices *netfilter.Conn // what others change; looked at when a transaction finds that somebody did
 	denials *denialLog
+	drops   dropCounts
 
 	state      *state // nil if it is not known
 	generation uint32 // of nftables, when state was read or written
@@ -73,7 +75,7 @@ func New(o Options) (*Dataplane, error) {
 		o.Table = DefaultTable
 	}
 	d := &Dataplane{opts: o, ours: map[uint32]bool{}}
-	err := d.open()
+	err := supported(d.open())
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -84,10 +86,10 @@ func (d *Dataplane) open() (err error) {
 	if err = d.dial(); err != nil {
 		return err
 	}
-	if _, err = d.conn.generation(); err != nil { // now it is known that we may
+	if _, err = d.conn.Generation(); err != nil { // now it is known that we may
 		return err
 	}
-	if d.notices, err = listen(d.opts.NetNS); err != nil {
+	if d.notices, err = netfilter.Listen(d.opts.NetNS); err != nil {
 		return err
 	}
 	if d.opts.LogGroup != 0 {
@@ -98,45 +100,45 @@ func (d *Dataplane) open() (err error) {
 
 // dial opens the socket that changes are made through.
 func (d *Dataplane) dial() error {
-	conn, err := dial(d.opts.NetNS)
+	conn, err := netfilter.Dial(d.opts.NetNS)
 	if err != nil {
 		return err
 	}
 	d.conn = conn
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ours[conn.conn.PID()] = true
+	d.ours[conn.PID()] = true
 	return nil
 }
 
 // Close lets go of the kernel's sockets. What is in force stays in force.
 func (d *Dataplane) Close() error {
 	var errs []error
-	for _, s := range []*socket{d.conn, d.notices} {
+	for _, s := range []*netfilter.Conn{d.conn, d.notices} {
 		if s != nil {
-			errs = append(errs, s.close())
+			errs = append(errs, s.Close())
 		}
 	}
 	if d.denials != nil {
-		errs = append(errs, d.denials.close())
+		errs = append(errs, d.denials.socket.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // Remove deletes our tables, and nothing else. Nothing is enforced afterwards.
 func (d *Dataplane) Remove(ctx context.Context) error {
-	return d.retry(ctx, func() ([]netlink.Message, error) {
-		img, generation, err := d.conn.read(d.opts.Table, false)
+	return supported(d.retry(ctx, func() ([]netlink.Message, error) {
+		img, generation, err := d.conn.Read(d.opts.Table, false)
 		if err != nil {
 			return nil, err
 		}
 		d.state, d.generation = nil, generation
-		b := &batch{table: d.opts.Table}
-		for family := range img.tables {
-			b.dropTable(family)
+		b := &netfilter.Batch{Table: d.opts.Table}
+		for family := range img.Tables {
+			b.DropTable(family)
 		}
-		return b.done(), nil
-	})
+		return b.Messages(), nil
+	}))
 }
 
 // retry commits what prepare returns; if somebody else committed since prepare looked, it starts again.
@@ -150,7 +152,7 @@ func (d *Dataplane) retry(ctx context.Context, prepare func() ([]netlink.Message
 			return err
 		}
 		err = d.commit(messages)
-		if !errors.Is(err, errStale) {
+		if !errors.Is(err, netfilter.ErrStale) {
 			return err
 		}
 	}
@@ -159,7 +161,7 @@ func (d *Dataplane) retry(ctx context.Context, prepare func() ([]netlink.Message
 // commit sends a transaction for the generation of nftables that we know. After an error the socket may hold answers
 // that belong to it, so it is replaced.
 func (d *Dataplane) commit(messages []netlink.Message) error {
-	err := d.conn.commit(messages, d.generation)
+	err := d.conn.Commit(messages, d.generation)
 	if err == nil {
 		d.generation++ // the kernel counts commits, and ours was the next one
 		if d.generation == 0 {
@@ -167,10 +169,10 @@ func (d *Dataplane) commit(messages []netlink.Message) error {
 		}
 		return nil
 	}
-	if errors.Is(err, errUnanswered) {
+	if errors.Is(err, netfilter.ErrUnanswered) {
 		d.state = nil
 	}
-	return errors.Join(err, d.conn.close(), d.dial())
+	return errors.Join(err, d.conn.Close(), d.dial())
 }
 
 // Replace implements dataplane.Dataplane.
@@ -181,65 +183,70 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 	var next *state
 	err := d.retry(ctx, func() ([]netlink.Message, error) {
 		d.state = nil
-		img, generation, err := d.conn.read(d.opts.Table, false)
+		img, generation, err := d.conn.Read(d.opts.Table, false)
 		if err != nil {
 			return nil, err
 		}
 		d.generation = generation
-		b := &batch{table: d.opts.Table}
+		b := &netfilter.Batch{Table: d.opts.Table}
 		d.clear(b, img)
 		next = emptyState()
-		if next.epoch, err = d.freshEpoch(img.epochs()); err != nil {
+		if next.epoch, err = d.freshEpoch(epochs(img)); err != nil {
 			return nil, err
 		}
 		if err := next.become(r.Stripped(), b, d.opts); err != nil {
 			return nil, err
 		}
-		return b.done(), d.checkBridge(next)
+		return b.Messages(), d.checkBridge(next)
 	})
 	if err != nil {
-		return fmt.Errorf("replace: %w", err)
+		return fmt.Errorf("replace: %w", supported(err))
 	}
 	d.state = next
 	return nil
 }
 
 // become fills an empty state, and what it is written to, with a ruleset.
-func (s *state) become(r *ruleset.Ruleset, to sink, o Options) error {
+func (s *state) become(r *ruleset.Ruleset, to netfilter.Sink, o Options) error {
 	s.rules = r
 	e := editor{state: s, to: to, opts: o}
-	return e.edit(ruleset.New(), ruleset.Diff(ruleset.New(), r).Ops)
+	return e.edit(ruleset.New(), ruleset.Difference(ruleset.New(), r))
 }
 
 // clear deletes everything that is in our tables, except base chains that are as they should be: packets pass them all
 // the time. Everything is made again in the same transaction.
-func (d *Dataplane) clear(b *batch, img *image) {
-	if _, ok := img.tables[bridge]; ok {
-		b.dropTable(bridge)
+func (d *Dataplane) clear(b *netfilter.Batch, img *netfilter.Image) {
+	if _, ok := img.Tables[netfilter.Bridge]; ok {
+		b.DropTable(netfilter.Bridge)
 	}
-	if _, ok := img.tables[inet]; !ok {
+	if _, ok := img.Tables[netfilter.Inet]; !ok {
 		return
 	}
-	hooks := newImage()
+	hooks := netfilter.NewImage()
 	for _, c := range append(fixedChains(), judging(firstEpoch)...) {
-		hooks.addChain(c)
+		hooks.AddChain(c)
 	}
-	b.addTable(inet)
-	b.flushTable(inet)
-	for _, r := range union(img.maps, nil) {
-		if r.family == inet {
-			b.dropMap(mapDef{ref: r})
+	b.AddTable(netfilter.Inet)
+	b.FlushTable(netfilter.Inet)
+	for _, r := range netfilter.Union(img.Maps, nil) {
+		if r.Family == netfilter.Inet {
+			b.DropMap(netfilter.Map{Ref: r})
 		}
 	}
-	for _, r := range union(img.chains, nil) {
-		if have := img.chains[r].hook; r.family == inet && (have == "" || have != hooks.chains[r].hook) {
-			b.dropChain(r)
+	for _, r := range netfilter.Union(img.Counters, nil) {
+		if r.Family == netfilter.Inet {
+			b.DropCounter(r)
+		}
+	}
+	for _, r := range netfilter.Union(img.Chains, nil) {
+		if have := img.Chains[r].Hook; r.Family == netfilter.Inet && (have == "" || have != hooks.Chains[r].Hook) {
+			b.DropChain(r)
 		}
 	}
 }
 
-// Apply implements dataplane.Dataplane. A delta that is too large for one transaction (see sendBuffer) fails and
-// changes nothing.
+// Apply implements dataplane.Dataplane. A delta that is too large for one transaction (512 MiB, at about 250 bytes for a
+// pod and 60 for an address) fails and changes nothing.
 func (d *Dataplane) Apply(ctx context.Context, delta ruleset.Delta) error {
 	err := d.know(ctx)
 	if err == nil {
@@ -251,7 +258,7 @@ func (d *Dataplane) Apply(ctx context.Context, delta ruleset.Delta) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", supported(err))
 	}
 	return nil
 }
@@ -274,17 +281,17 @@ func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
 
 // enforce carries the difference of two parts of rulesets to the kernel; the state's ruleset is the new one already.
 func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset, tightens bool) error {
-	b := &batch{table: d.opts.Table}
+	b := &netfilter.Batch{Table: d.opts.Table}
 	e := editor{state: d.state, to: b, opts: d.opts}
 	err := d.moveEpoch(&e, tightens)
 	if err == nil {
-		err = e.edit(before, ruleset.Diff(before, after).Ops)
+		err = e.edit(before, ruleset.Difference(before, after))
 	}
 	if err == nil {
 		err = d.checkBridge(d.state)
 	}
 	if err == nil {
-		err = d.retry(ctx, func() ([]netlink.Message, error) { return b.done(), d.catchUp(ctx) })
+		err = d.retry(ctx, func() ([]netlink.Message, error) { return b.Messages(), d.catchUp(ctx) })
 	}
 	if err != nil {
 		for i := len(e.undo) - 1; i >= 0; i-- {
@@ -319,7 +326,7 @@ func (d *Dataplane) Realized(ctx context.Context) (*ruleset.Ruleset, error) {
 		return nil, err
 	}
 	if err := d.verify(); err != nil {
-		return nil, fmt.Errorf("read back: %w", err)
+		return nil, fmt.Errorf("read back: %w", supported(err))
 	}
 	return d.state.rules.Clone(), nil
 }
@@ -335,7 +342,7 @@ func (d *Dataplane) know(ctx context.Context) error {
 // verify reads our tables and compares them with what we know to have written or, if we know nothing, with what we
 // would have written had we put in force what they mean.
 func (d *Dataplane) verify() error {
-	img, generation, err := d.conn.read(d.opts.Table, true)
+	img, generation, err := d.conn.Read(d.opts.Table, true)
 	if err != nil {
 		return err
 	}
@@ -362,14 +369,14 @@ func (d *Dataplane) checkBridge(s *state) error {
 }
 
 // adopt makes a state of an image.
-func adopt(img *image, o Options) (*state, error) {
+func adopt(img *netfilter.Image, o Options) (*state, error) {
 	s := emptyState()
-	if len(img.tables) == 0 {
+	if len(img.Tables) == 0 {
 		return s, nil
 	}
 	var rules *ruleset.Ruleset
-	rules, s.epoch, s.born = img.decode()
-	want := newImage()
+	rules, s.epoch, s.born = decode(img)
+	want := netfilter.NewImage()
 	err := rules.Check()
 	if err == nil {
 		err = s.become(rules, want, o)
@@ -377,7 +384,7 @@ func adopt(img *image, o Options) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("table %s: %w: %w", o.Table, err, dataplane.ErrDrift)
 	}
-	if wrong := differences(want, img); len(wrong) > 0 {
+	if wrong := netfilter.Differences(want, img); len(wrong) > 0 {
 		if more := len(wrong) - 5; more > 0 {
 			wrong = append(wrong[:5], fmt.Sprintf("and %d more", more))
 		}
@@ -397,15 +404,15 @@ func (d *Dataplane) catchUp(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	generation, err := d.conn.generation()
+	generation, err := d.conn.Generation()
 	if err != nil || generation == d.generation {
 		return err
 	}
-	if err := d.notices.conn.SetReadDeadline(time.Now().Add(noticeTime)); err != nil {
+	if err := d.notices.SetReadDeadline(time.Now().Add(noticeTime)); err != nil {
 		return err
 	}
 	for at := uint32(0); at != generation; {
-		datagram, err := d.notices.receive()
+		datagram, err := d.notices.Datagram()
 		if errors.Is(err, unix.ENOBUFS) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return errUnsure
 		}
@@ -423,4 +430,14 @@ func (d *Dataplane) catchUp(ctx context.Context) error {
 	}
 	d.generation = generation
 	return nil
+}
+
+// supported marks errors that say what the machine lacks.
+func supported(err error) error {
+	for _, lack := range []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENOPROTOOPT} {
+		if errors.Is(err, lack) {
+			return fmt.Errorf("%w: %w", dataplane.ErrNotSupported, err)
+		}
+	}
+	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -98,13 +99,13 @@ func FuzzParseDenial(f *testing.F) {
 	f.Add("rf:3:17:r", ipPacket(v6a, v6b, flow.UDP, 0, 64, ports))
 	f.Add("rf:-3:0:x", []byte{})
 	f.Fuzz(func(t *testing.T, prefix string, payload []byte) {
-		datagram := attrs(nil).str(nfulaPrefix, prefix[:min(len(prefix), 127)]).bytes(nfulaPayload, payload[:min(len(payload), copyBytes)])
-		d, ok := parseDenial(parse(datagram))
+		datagram := netfilter.Attrs(nil).Text(nfulaPrefix, prefix[:min(len(prefix), 127)]).Bytes(nfulaPayload, payload[:min(len(payload), copyBytes)])
+		d, ok := parseDenial(netfilter.Parse(datagram))
 		if ok && (d.Row == 0 || d.Row >= ruleset.RowBase || !d.Tuple.Source.IsValid()) {
 			t.Errorf("%q gave %+v", prefix, d)
 		}
 		for n := range datagram {
-			parse(datagram[:n])
+			netfilter.Parse(datagram[:n])
 		}
 	})
 }
@@ -115,13 +116,13 @@ func TestParseDenial(t *testing.T) {
 		"rf:3:17:o": {Source: v4a, Destination: v4b, Protocol: flow.TCP, Port: 80},
 		"rf:3:17:r": {Source: v4b, Destination: v4a, Protocol: flow.TCP, Port: 1000},
 	} {
-		d, ok := parseDenial(parse(attrs(nil).str(nfulaPrefix, prefix).bytes(nfulaPayload, packet)))
+		d, ok := parseDenial(netfilter.Parse(netfilter.Attrs(nil).Text(nfulaPrefix, prefix).Bytes(nfulaPayload, packet)))
 		if !ok || d.Generation != 3 || d.Row != 17 || d.Tuple != want {
 			t.Errorf("%s: %+v, want %s", prefix, d, want)
 		}
 	}
 	for _, prefix := range []string{"", "DROP", "rf:3", "rf:3:0:o", "rf:3:4294967296:o", "rf:3:17"} {
-		if d, ok := parseDenial(parse(attrs(nil).str(nfulaPrefix, prefix).bytes(nfulaPayload, packet))); ok {
+		if d, ok := parseDenial(netfilter.Parse(netfilter.Attrs(nil).Text(nfulaPrefix, prefix).Bytes(nfulaPayload, packet))); ok {
 			t.Errorf("%q was read as %+v", prefix, d)
 		}
 	}
@@ -142,15 +143,15 @@ func TestGapsInTheLogAreCounted(t *testing.T) {
 func TestLostDenialsAreReported(t *testing.T) {
 	l := newLab(t, false)
 	d := l.enforce(denyB)
-	if err := d.denials.socket.conn.SetReadBuffer(1); err != nil {
+	if err := d.denials.socket.SetReadBuffer(1); err != nil {
 		t.Fatal(err)
 	}
 	const sent = 200
 	for i := range sent {
 		l.inject(l.hosts[podC], udpPacket(podC[0], podB[0], uint16(i+1), 0))
 	}
-	l.wait(func() bool { return l.counted(inet, "row_1") == sent }, "%d packets are dropped", sent)
-	if err := d.denials.socket.conn.SetReadBuffer(receiveBuffer); err != nil {
+	l.wait(func() bool { return l.counted(netfilter.Inet, "row_1") == sent }, "%d packets are dropped", sent)
+	if err := d.denials.socket.SetReadBuffer(64 << 20); err != nil {
 		t.Fatal(err)
 	}
 	events := make(chan dataplane.Event, 2*sent)

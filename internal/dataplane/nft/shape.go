@@ -10,96 +10,80 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-// The families of our two tables.
-const (
-	inet   byte = unix.NFPROTO_INET
-	bridge byte = unix.NFPROTO_BRIDGE
-)
-
-// A ref names a map or a chain.
-type ref struct {
-	family byte
-	name   string
-}
-
-// A kind is what a map's keys or values are.
-type kind struct {
-	fields []nftables.SetDatatype
-	order  uint32 // hostByteOrder or bigByteOrder; nft prints by it
-}
-
 var (
-	address4  = kind{[]nftables.SetDatatype{nftables.TypeIPAddr}, bigByteOrder}
-	address6  = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr}, bigByteOrder}
-	classID   = kind{[]nftables.SetDatatype{nftables.TypeClassID}, hostByteOrder}
-	port      = kind{[]nftables.SetDatatype{nftables.TypeInetService}, bigByteOrder}
-	protocol  = kind{[]nftables.SetDatatype{nftables.TypeInetProto}, bigByteOrder}
-	name      = kind{[]nftables.SetDatatype{nftables.TypeIFName}, hostByteOrder}
-	verdicts  = kind{[]nftables.SetDatatype{nftables.TypeVerdict}, 0}
-	prefix4   = kind{[]nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeMark}, 0}
-	prefix6   = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr, nftables.TypeMark}, 0}
-	binding4  = kind{[]nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIFName}, 0}
-	binding6  = kind{[]nftables.SetDatatype{nftables.TypeIP6Addr, nftables.TypeIFName}, 0}
-	nothing   = kind{}
-	prefixes  = [2]kind{prefix4, prefix6}
-	addresses = [2]kind{address4, address6}
-	bindings  = [2]kind{binding4, binding6}
+	address4  = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIPAddr}, Order: netfilter.BigOrder}
+	address6  = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIP6Addr}, Order: netfilter.BigOrder}
+	classID   = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeClassID}, Order: netfilter.HostOrder}
+	port      = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeInetService}, Order: netfilter.BigOrder}
+	protocol  = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeInetProto}, Order: netfilter.BigOrder}
+	name      = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIFName}, Order: netfilter.HostOrder}
+	verdicts  = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeVerdict}}
+	prefix4   = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeMark}}
+	prefix6   = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIP6Addr, nftables.TypeMark}}
+	binding4  = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIFName}}
+	binding6  = netfilter.Type{Fields: []nftables.SetDatatype{nftables.TypeIP6Addr, nftables.TypeIFName}}
+	prefixes  = [2]netfilter.Type{prefix4, prefix6}
+	addresses = [2]netfilter.Type{address4, address6}
+	bindings  = [2]netfilter.Type{binding4, binding6}
 )
 
-// A mapDef is a map, or a set if it has no values.
-type mapDef struct {
-	ref
-	key, value kind
-	interval   bool // keys are ranges: first and last, one behind the other
-}
-
-func (d mapDef) holdsVerdicts() bool {
-	return len(d.value.fields) == 1 && d.value.fields[0] == nftables.TypeVerdict
-}
+// named is a chain, map or counter of our main table.
+func named(name string) netfilter.Ref { return netfilter.Ref{Family: netfilter.Inet, Name: name} }
 
 // The maps of which there is one for each subject or row.
-func peersMap(s ruleset.Subject) mapDef {
-	return mapDef{ref{inet, fmt.Sprintf("peers_%s_%d", short(s.Direction), s.Identity)}, classID, classID, false}
+func peersMap(s ruleset.Subject) netfilter.Map {
+	return netfilter.Map{Ref: named(fmt.Sprintf("peers_%s_%d", short(s.Direction), s.Identity)), Key: classID, Value: classID}
 }
 
-func portsSet(id ruleset.RowID, p flow.Protocol) mapDef {
-	return mapDef{ref{inet, fmt.Sprintf("ports_%d_%s", id, p)}, port, nothing, true}
+func portsSet(id ruleset.RowID, p flow.Protocol) netfilter.Map {
+	return netfilter.Map{Ref: named(fmt.Sprintf("ports_%d_%s", id, p)), Key: port, Interval: true}
 }
 
 // The maps of which there is one for each address family; 0 is IPv4 and 1 is IPv6.
-func localMap(v int) mapDef { return mapDef{versioned("local", v), addresses[v], classID, false} }
-func identityMap(v int) mapDef {
-	return mapDef{versioned("identities", v), addresses[v], classID, false}
+func localMap(v int) netfilter.Map {
+	return netfilter.Map{Ref: versioned("local", v), Key: addresses[v], Value: classID}
 }
-func blockMap(v int) mapDef { return mapDef{versioned("blocks", v), addresses[v], classID, true} }
+
+func identityMap(v int) netfilter.Map {
+	return netfilter.Map{Ref: versioned("identities", v), Key: addresses[v], Value: classID}
+}
+
+func blockMap(v int) netfilter.Map {
+	return netfilter.Map{Ref: versioned("blocks", v), Key: addresses[v], Value: classID, Interval: true}
+}
 
 // prefixMap is not for packets: it remembers the prefixes that the ranges of blockMap were made of, for reading back.
-func prefixMap(v int) mapDef { return mapDef{versioned("prefixes", v), prefixes[v], classID, false} }
-
-func boundSet(family byte, v int) mapDef {
-	return mapDef{ref{family, versioned("bound", v).name}, addresses[v], nothing, false}
+func prefixMap(v int) netfilter.Map {
+	return netfilter.Map{Ref: versioned("prefixes", v), Key: prefixes[v], Value: classID}
 }
 
-func bindingSet(family byte, v int) mapDef {
-	return mapDef{ref{family, versioned("bindings", v).name}, bindings[v], nothing, false}
+func boundSet(family byte, v int) netfilter.Map {
+	return netfilter.Map{Ref: netfilter.Ref{Family: family, Name: versioned("bound", v).Name}, Key: addresses[v]}
 }
 
-func versioned(s string, v int) ref { return ref{inet, s + string("46"[v])} }
-
-func subjectsMap(d flow.Direction) mapDef {
-	return mapDef{ref{inet, "subjects_" + short(d)}, classID, verdicts, false}
+func bindingSet(family byte, v int) netfilter.Map {
+	return netfilter.Map{Ref: netfilter.Ref{Family: family, Name: versioned("bindings", v).Name}, Key: bindings[v]}
 }
 
-var rowsMap = mapDef{ref{inet, "rows"}, classID, verdicts, false}
+func versioned(s string, v int) netfilter.Ref { return named(s + string("46"[v])) }
+
+func subjectsMap(d flow.Direction) netfilter.Map {
+	return netfilter.Map{Ref: named("subjects_" + short(d)), Key: classID, Value: verdicts}
+}
+
+var rowsMap = netfilter.Map{Ref: named("rows"), Key: classID, Value: verdicts}
 
 // interfaceSet holds the interfaces of the node that pods are plugged into, or, in the bridge table, the ports.
-func interfaceSet(family byte) mapDef { return mapDef{ref{family, "interfaces"}, name, nothing, false} }
+func interfaceSet(family byte) netfilter.Map {
+	return netfilter.Map{Ref: netfilter.Ref{Family: family, Name: "interfaces"}, Key: name}
+}
 
 // portedSet is constant: the protocols that have ports which policies can name.
-var portedSet = mapDef{ref{inet, "ported"}, protocol, nothing, false}
+var portedSet = netfilter.Map{Ref: named("ported"), Key: protocol}
 
 func short(d flow.Direction) string {
 	if d == flow.Egress {
@@ -113,10 +97,18 @@ func subjectChain(s ruleset.Subject) string {
 }
 func rowChain(id ruleset.RowID) string { return fmt.Sprintf("row_%d", id) }
 
+// rowCounter counts what a row drops. It has a name so that all of them can be read without their rules.
+func rowCounter(id ruleset.RowID) netfilter.Ref { return named(rowChain(id)) }
+
+// allowsAll says that a row drops nothing, and so has no counter.
+func allowsAll(row ruleset.Row) bool {
+	return row.Equal(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}))
+}
+
 // fixedMaps are the maps of a table that are always there.
-func fixedMaps(family byte) []mapDef {
-	var defs []mapDef
-	if family == inet {
+func fixedMaps(family byte) []netfilter.Map {
+	var defs []netfilter.Map
+	if family == netfilter.Inet {
 		for v := range 2 {
 			defs = append(defs, localMap(v), identityMap(v), blockMap(v), prefixMap(v))
 		}
@@ -126,19 +118,6 @@ func fixedMaps(family byte) []mapDef {
 		defs = append(defs, boundSet(family, v), bindingSet(family, v))
 	}
 	return append(defs, interfaceSet(family))
-}
-
-// A hook is where a base chain sees packets.
-type hook struct {
-	number   uint32
-	priority int32
-}
-
-// A chainDef is a chain with its rules. One without a hook is only entered from others.
-type chainDef struct {
-	ref
-	hook  *hook
-	rules []rule
 }
 
 // early is just before where filters usually are. It is after any translation of the destination, and looking at
@@ -152,16 +131,16 @@ const raw = -300
 const notLocal = 0xffffffff
 
 // fixedChains are the chains of our table whose rules never change.
-func fixedChains() []chainDef {
-	return []chainDef{
-		{ref{inet, "state"}, nil, nil}, // see stateRules
-		{ref{inet, "antispoof"}, &hook{unix.NF_INET_PRE_ROUTING, raw}, []rule{
+func fixedChains() []netfilter.Chain {
+	return []netfilter.Chain{
+		{Ref: named("state")}, // see stateRules
+		{Ref: named("antispoof"), Hook: &netfilter.Hook{Number: unix.NF_INET_PRE_ROUTING, Priority: raw}, Rules: []netfilter.Rule{
 			does(loadMeta(expr.MetaKeyIIFNAME), in("interfaces"), goTo("from_pod")),
 			// Nobody else may claim a pod's address. Packets of the node itself do not pass here.
 			does(loadSource(0), in("bound4"), unbound(ipVersion, 0), count(), drop()),
 			does(loadSource(1), in("bound6"), unbound(ipVersion, 1), count(), drop()),
 		}},
-		{ref{inet, "from_pod"}, nil, append(fromBoundAddress(ipVersion), does(count(), drop()))},
+		{Ref: named("from_pod"), Rules: append(fromBoundAddress(ipVersion), does(count(), drop()))},
 		// Nothing but chance or an attack makes packets that fit no connection (the reply to an echo that nobody sent,
 		// TCP null, xmas and lone RST): all expressions on connections miss on them, so they must not go further.
 		dropChain("invalid", loadSource, loadDestination),
@@ -170,29 +149,29 @@ func fixedChains() []chainDef {
 		dropChain("stale", connectionEnd(original), connectionEnd(reply)),
 		untrackedChain(),
 		peerChain("client", original, "source"), peerChain("server", reply, "destination"),
-		{ref{inet, "source"}, nil, setFrom(0, nil, loadSource)}, {ref{inet, "destination"}, nil, setFrom(0, nil, loadDestination)},
+		{Ref: named("source"), Rules: setFrom(0, nil, loadSource)}, {Ref: named("destination"), Rules: setFrom(0, nil, loadDestination)},
 	}
 }
 
 // dropChain drops what has a local address at one of its ends.
-func dropChain(name string, ends ...func(v int) []expression) chainDef {
-	return chainDef{ref{inet, name}, nil, append(setFrom(notLocal, localMap, ends...),
+func dropChain(name string, ends ...func(v int) []netfilter.Expression) netfilter.Chain {
+	return netfilter.Chain{Ref: named(name), Rules: append(setFrom(notLocal, localMap, ends...),
 		does(loadScratch(), isNot(host32(notLocal)...), count(), drop()), does(scratch(0), accept()))}
 }
 
 // untrackedChain judges packets that somebody exempted from connection tracking, each on its own addresses.
-func untrackedChain() chainDef {
+func untrackedChain() netfilter.Chain {
 	rules := setFrom(notLocal, localMap, loadSource)
 	rules = append(rules, does(loadScratch(), follow("subjects_out")))
 	rules = append(rules, setFrom(notLocal, localMap, loadDestination)...)
 	rules = append(rules, does(loadScratch(), follow("subjects_in")), does(scratch(0), accept()))
-	return chainDef{ref{inet, "untracked"}, nil, rules}
+	return netfilter.Chain{Ref: named("untracked"), Rules: rules}
 }
 
 // peerChain leaves the identity of one end of the connection in the scratch.
-func peerChain(name string, direction int, untracked string) chainDef {
-	return chainDef{ref{inet, name}, nil, append(
-		[]rule{does(inState(expr.CtStateBitUNTRACKED), goTo(untracked))},
+func peerChain(name string, direction int, untracked string) netfilter.Chain {
+	return netfilter.Chain{Ref: named(name), Rules: append(
+		[]netfilter.Rule{does(inState(expr.CtStateBitUNTRACKED), goTo(untracked))},
 		setFrom(0, nil, connectionEnd(direction))...)}
 }
 
@@ -202,16 +181,16 @@ func peerChain(name string, direction int, untracked string) chainDef {
 // The first rule is not to be left out: a miss leaves the scratch as it was, and that is what the sender put there, as
 // a packet starts with the priority that its TOS says. After it a miss may well leave what an earlier rule found: all
 // of them look at addresses of this one end.
-func setFrom(miss uint32, of func(v int) mapDef, loads ...func(v int) []expression) []rule {
-	rules := []rule{does(scratch(miss))}
+func setFrom(miss uint32, of func(v int) netfilter.Map, loads ...func(v int) []netfilter.Expression) []netfilter.Rule {
+	rules := []netfilter.Rule{does(scratch(miss))}
 	for _, load := range loads {
 		for v := range 2 {
 			if of != nil {
-				rules = append(rules, does(load(v), mapped(of(v).name), setScratch()))
+				rules = append(rules, does(load(v), mapped(of(v).Name), setScratch()))
 				continue
 			}
-			rules = append(rules, does(load(v), mapped(blockMap(v).name), setScratch()),
-				does(load(v), mapped(identityMap(v).name), setScratch()))
+			rules = append(rules, does(load(v), mapped(blockMap(v).Name), setScratch()),
+				does(load(v), mapped(identityMap(v).Name), setScratch()))
 		}
 	}
 	return rules
@@ -219,8 +198,8 @@ func setFrom(miss uint32, of func(v int) mapDef, loads ...func(v int) []expressi
 
 // connectionEnd loads the address of the client (the source of the original direction) or of the server (the source of
 // the replies): right before and after any translation, and the same for packets of both directions.
-func connectionEnd(direction int) func(v int) []expression {
-	return func(v int) []expression { return loadCt([]uint32{ctSrcIP, ctSrcIP6}[v], direction) }
+func connectionEnd(direction int) func(v int) []netfilter.Expression {
+	return func(v int) []netfilter.Expression { return loadCt([]uint32{ctSrcIP, ctSrcIP6}[v], direction) }
 }
 
 // judging is the part of the table that names the epoch: a new epoch rewrites it.
@@ -228,27 +207,27 @@ func connectionEnd(direction int) func(v int) []expression {
 // Packets are judged where they are forwarded. What the node itself sends does not pass there, so it reaches every
 // pod, and nobody can pretend to be the node: behind source translation one would have to tell its packets by the
 // lack of an incoming interface, which packets from one port of a bridge to another lack there too.
-func judging(epoch int) []chainDef {
-	return []chainDef{
-		{ref{inet, "forward"}, &hook{unix.NF_INET_FORWARD, early}, []rule{
+func judging(epoch int) []netfilter.Chain {
+	return []netfilter.Chain{
+		{Ref: named("forward"), Hook: &netfilter.Hook{Number: unix.NF_INET_FORWARD, Priority: early}, Rules: []netfilter.Rule{
 			does(hasLabel(epoch), accept()),
 			does(goTo("judge")),
 		}},
 		// What a pod sends to its node is not forwarded.
-		{ref{inet, "input"}, &hook{unix.NF_INET_LOCAL_IN, early}, []rule{
+		{Ref: named("input"), Hook: &netfilter.Hook{Number: unix.NF_INET_LOCAL_IN, Priority: early}, Rules: []netfilter.Rule{
 			does(hasLabel(epoch), accept()),
 			does(inDirection(reply), accept()), // the client is the node
 			does(goTo("judge")),
 		}},
-		{ref{inet, "judge"}, nil, judgeRules(epoch)},
+		{Ref: named("judge"), Rules: judgeRules(epoch)},
 	}
 }
 
-func judgeRules(epoch int) []rule {
-	icmpError := func(p flow.Protocol) rule {
+func judgeRules(epoch int) []netfilter.Rule {
+	icmpError := func(p flow.Protocol) netfilter.Rule {
 		return does(inState(expr.CtStateBitRELATED), loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), goTo("stale"))
 	}
-	rules := []rule{
+	rules := []netfilter.Rule{
 		// Neighbour discovery is never tracked and has to live. It is never forwarded either, which its hop limit
 		// proves, so that no other packet can dress up as it.
 		does(ipVersion(1), loadMeta(expr.MetaKeyL4PROTO), is(byte(flow.ICMPv6)), loadICMPType(), between(133, 137),
@@ -266,25 +245,25 @@ func judgeRules(epoch int) []rule {
 
 // subjectRules find the row of a subject and the peer at the other end. Row numbers are above all identities, so an
 // identity that has no row of its own is no key of rows either, and falls to the default.
-func subjectRules(s ruleset.Subject, def ruleset.RowID) []rule {
+func subjectRules(s ruleset.Subject, def ruleset.RowID) []netfilter.Rule {
 	peer := "client"
 	if s.Direction == flow.Egress {
 		peer = "server"
 	}
-	return []rule{
+	return []netfilter.Rule{
 		does(jump(peer)),
-		does(loadScratch(), mapped(peersMap(s).name), setScratch()),
-		does(loadScratch(), follow(rowsMap.name)),
+		does(loadScratch(), mapped(peersMap(s).Name), setScratch()),
+		does(loadScratch(), follow(rowsMap.Name)),
 		does(goTo(rowChain(def))),
 	}
 }
 
 // rowRules return to the judge what the row allows and drop the rest. born is the generation to name in the log.
-func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []rule {
-	if row.Equal(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})) {
-		return []rule{does(back())}
+func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []netfilter.Rule {
+	if allowsAll(row) {
+		return []netfilter.Rule{does(back())}
 	}
-	var tracked, untracked []rule
+	var tracked, untracked []netfilter.Rule
 	for _, p := range flow.PortProtocols {
 		ranges := allowed(row.Segments(p))
 		if len(ranges) == 0 {
@@ -295,32 +274,32 @@ func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []rule 
 			tracked = append(tracked, does(is, back()))
 			continue
 		}
-		set := in(portsSet(id, p).name)
+		set := in(portsSet(id, p).Name)
 		tracked = append(tracked, does(is, loadCt(ctProtoSrc, reply), set, back()))
 		untracked = append(untracked, does(inState(expr.CtStateBitUNTRACKED), is,
 			payload(expr.PayloadBaseTransportHeader, 2, 2), set, back()))
 	}
 	if row.Other.Verdict == flow.Allow {
-		tracked = append(tracked, does(loadMeta(expr.MetaKeyL4PROTO), notIn(portedSet.name), back()))
+		tracked = append(tracked, does(loadMeta(expr.MetaKeyL4PROTO), notIn(portedSet.Name), back()))
 	}
 	return append(append(tracked, untracked...), denial(id, born, o)...)
 }
 
 // denial counts, logs and drops. The log says which way the packet went, as only then a reader knows which end is the
 // server; a packet without a connection counts as going there.
-func denial(id ruleset.RowID, born uint64, o Options) []rule {
+func denial(id ruleset.RowID, born uint64, o Options) []netfilter.Rule {
 	if o.LogGroup == 0 {
-		return []rule{does(count(), drop())}
+		return []netfilter.Rule{does(countAt(rowCounter(id).Name), drop())}
 	}
-	log := func(direction byte) []expression {
-		var limit []expression
+	log := func(direction byte) []netfilter.Expression {
+		var limit []netfilter.Expression
 		if o.LogRate > 0 {
 			limit = limited(o.LogRate)
 		}
 		return then(limit, logged(logPrefix(born, id, direction), o.LogGroup))
 	}
-	return []rule{
-		does(count()),
+	return []netfilter.Rule{
+		does(countAt(rowCounter(id).Name)),
 		does(inDirection(reply), log('r')),
 		does(inDirection(reply), drop()),
 		does(log('o')),
@@ -329,8 +308,8 @@ func denial(id ruleset.RowID, born uint64, o Options) []rule {
 }
 
 // stateRules keep, where operators can see it, which generation is in force.
-func stateRules(generation uint64) []rule {
-	return []rule{{steps: count(), comment: fmt.Sprintf("generation %d", generation)}}
+func stateRules(generation uint64) []netfilter.Rule {
+	return []netfilter.Rule{{Steps: count(), Comment: fmt.Sprintf("generation %d", generation)}}
 }
 
 // A portRange is what portsSet holds: first and last port, big-endian.

@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -138,12 +139,12 @@ func TestSpoofedSources(t *testing.T) {
 	linkLocal := netip.MustParseAddr("fe80::1234")
 	l.drops("from_pod", a, l.node, udpPacket(linkLocal, node[1], 80, 0))
 	l.drops("from_pod", a, l.node, udpPacket(netip.IPv6Unspecified(), node[1], 80, 0))
-	before := l.counted(inet, "from_pod")
+	before := l.counted(netfilter.Inet, "from_pod")
 	for _, source := range []netip.Addr{linkLocal, netip.IPv6Unspecified()} {
 		l.inject(a, icmpPacket(source, node[1], [2]byte{0, 135}, 255, append(make([]byte, 4), node[1].AsSlice()...)...))
 	}
 	l.drops("from_pod", a, l.node, udpPacket(linkLocal, node[1], 80, 0)) // sent after the others, and the only one to count
-	if n := l.counted(inet, "from_pod") - before; n != 1 {
+	if n := l.counted(netfilter.Inet, "from_pod") - before; n != 1 {
 		t.Errorf("%d packets are counted, want 1: neighbour discovery is not for from_pod to drop", n)
 	}
 }
@@ -158,7 +159,7 @@ row 1
   else deny
 `)
 	for _, tuple := range append(both(flow.UDP, podA, podB, 9), both(flow.UDP, podA, podB, 81)...) {
-		before := l.counted(inet, "row_1")
+		before := l.counted(netfilter.Inet, "row_1")
 		c := &conn{lab: l, tuple: tuple, from: l.at(tuple.Source)}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		l.must(c.dial(ctx))
@@ -171,7 +172,7 @@ row 1
 			n := 0
 			l.wait(func() bool { n += s.count(); return n >= 3 }, "three fragments to %s arrive", tuple)
 		} else {
-			l.wait(func() bool { return l.counted(inet, "row_1") > before }, "a fragmented packet to %s is counted", tuple)
+			l.wait(func() bool { return l.counted(netfilter.Inet, "row_1") > before }, "a fragmented packet to %s is counted", tuple)
 			if n := s.count(); n != 0 {
 				t.Errorf("%d fragments to %s arrived", n, tuple)
 			}
@@ -204,7 +205,7 @@ subject egress 102
 `
 	l.enforce(text)
 	b, c := l.hosts[podB], l.hosts[podC]
-	request := udpPacket(podC[0], podB[0], 80, 0)
+	request := udpPacket(podC[0], podB[0], 9, 0)
 	l.drops("row_1", c, b, request)
 	l.drops("invalid", b, c, unreachable(request)) // about no connection at all
 	d := l.enforce(`
@@ -380,11 +381,11 @@ row 2
 `)
 	for _, tuple := range tcp(podA, podB, 80) {
 		c := l.reaches(podA, tuple)
-		s, err := dial(l.node.ns.FD())
+		s, err := netfilter.Dial(l.node.ns.FD())
 		l.must(err)
 		const deleteConnection = 2 // IPCTNL_MSG_CT_DELETE: all of them if it names none
-		_, err = s.request(unix.NFNL_SUBSYS_CTNETLINK<<8|deleteConnection, unix.AF_UNSPEC, 4, nil)
-		l.must(errors.Join(err, s.close()))
+		_, err = s.Request(unix.NFNL_SUBSYS_CTNETLINK<<8|deleteConnection, unix.AF_UNSPEC, 4, nil)
+		l.must(errors.Join(err, s.Close()))
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		l.must(c.Send(ctx))
@@ -482,14 +483,14 @@ func TestSpoofingOnABridge(t *testing.T) {
 	a := l.hosts[podA]
 	for v := range 2 {
 		for _, as := range []dataplanetest.Host{podC, node, outside} {
-			l.dropsIn(bridge, "from_pod", a, l.hosts[podB], udpPacket(as[v], podB[v], 80, 0))
+			l.dropsIn(netfilter.Bridge, "from_pod", a, l.hosts[podB], udpPacket(as[v], podB[v], 80, 0))
 		}
 		l.lets(a, l.hosts[podB], udpPacket(podA[v], podB[v], 9, 0))
 	}
 	l.drops("antispoof", l.hosts[outside], l.hosts[podB], udpPacket(podA[0], podB[0], 80, 0))
-	s, before := l.sniff(l.hosts[podB]), l.counted(bridge, "from_pod")
+	s, before := l.sniff(l.hosts[podB]), l.counted(netfilter.Bridge, "from_pod")
 	l.frame(a, unix.ETH_P_ARP, arpReply(podC[0], podB[0]))
-	l.wait(func() bool { return l.counted(bridge, "from_pod") == before+1 }, "a false ARP reply is counted")
+	l.wait(func() bool { return l.counted(netfilter.Bridge, "from_pod") == before+1 }, "a false ARP reply is counted")
 	if s.count() != 0 {
 		t.Error("a false ARP reply arrived")
 	}
@@ -526,10 +527,10 @@ func TestEpochsAreClearedBeforeTheyComeRound(t *testing.T) {
 	l.reaches(podA, tcp(podA, podB, 80)[0])
 	first := labelBit(d.state.epoch)
 	labelled := func() (n int) {
-		list, err := d.conn.dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, unix.AF_INET, nil)
+		list, err := d.conn.Dump(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMessageGet, unix.AF_INET, nil)
 		l.must(err)
 		for _, m := range list {
-			if labels := parse(m.Data[headerLen:])[ctaLabels]; len(labels) == labelBytes && bytes.ContainsFunc(and(labels, first), notZero) {
+			if labels := netfilter.Parse(m.Data[netfilter.HeaderLen:])[ctaLabels]; len(labels) == labelBytes && bytes.ContainsFunc(and(labels, first), notZero) {
 				n++
 			}
 		}

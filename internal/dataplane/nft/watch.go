@@ -14,21 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
-
-// listen opens a socket that receives a notice of every change to nftables.
-func listen(ns int) (*socket, error) {
-	s, err := dial(ns)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		s.close()
-		return nil, fmt.Errorf("listen to changes of nftables: %w", supported(err))
-	}
-	return s, nil
-}
 
 // A notice is what one datagram says of changes to nftables.
 type notice struct {
@@ -43,18 +31,18 @@ func (d *Dataplane) readNotice(datagram []byte) notice {
 		return n
 	}
 	for _, m := range messages {
-		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < headerLen {
+		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < netfilter.HeaderLen {
 			continue
 		}
-		body := parse(m.Data[headerLen:])
+		body := netfilter.Parse(m.Data[netfilter.HeaderLen:])
 		if m.Header.Type&0xff == unix.NFT_MSG_NEWGEN {
-			n.commit = bigEndian32(body[unix.NFTA_GEN_ID])
+			n.commit = netfilter.Uint32(body[unix.NFTA_GEN_ID])
 			continue
 		}
 		family := m.Data[0]
-		mine := (family == inet || family == bridge) && text(body[unix.NFTA_CHAIN_TABLE]) == d.opts.Table
+		mine := (family == netfilter.Inet || family == netfilter.Bridge) && netfilter.Text(body[unix.NFTA_CHAIN_TABLE]) == d.opts.Table
 		if n.foreign == "" && mine && !d.isOurs(m.Header.Pid) {
-			n.foreign = describe(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(m.Header.Type)}, Data: m.Data})
+			n.foreign = netfilter.Describe(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(m.Header.Type)}, Data: m.Data})
 		}
 	}
 	return n
@@ -68,11 +56,11 @@ func (d *Dataplane) isOurs(pid uint32) bool {
 
 // Watch implements dataplane.Dataplane. Denials that came since New, while nobody watched, are reported too.
 func (d *Dataplane) Watch(ctx context.Context, f func(dataplane.Event)) error {
-	notices, err := listen(d.opts.NetNS)
+	notices, err := netfilter.Listen(d.opts.NetNS)
 	if err != nil {
-		return err
+		return supported(err)
 	}
-	defer notices.close()
+	defer notices.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, done := make(chan dataplane.Event, 64), make(chan error, 2)
@@ -83,13 +71,13 @@ func (d *Dataplane) Watch(ctx context.Context, f func(dataplane.Event)) error {
 		}
 	}
 	readers := 1
-	go func() { done <- notices.each(ctx, d.onNotice(send)) }()
+	go func() { done <- notices.Datagrams(ctx, d.onNotice(send)) }()
 	if d.denials != nil && d.denials.taken != nil {
 		return d.denials.taken
 	}
 	if d.denials != nil {
 		readers++
-		go func() { done <- d.denials.socket.each(ctx, d.denials.onDatagram(send)) }()
+		go func() { done <- d.denials.socket.Datagrams(ctx, d.denials.onDatagram(send)) }()
 	}
 	for readers > 0 {
 		select {
@@ -114,28 +102,9 @@ func (d *Dataplane) onNotice(send func(dataplane.Event)) func([]byte, error) {
 	}
 }
 
-// each calls f for every datagram, and for every time that some were lost, until the context ends.
-func (s *socket) each(ctx context.Context, f func([]byte, error)) error {
-	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for {
-		datagram, err := s.receive()
-		switch {
-		case ctx.Err() != nil:
-			return s.conn.SetReadDeadline(time.Time{})
-		case errors.Is(err, unix.ENOBUFS):
-			f(nil, err)
-		case err != nil:
-			return fmt.Errorf("watch: %w", err)
-		default:
-			f(datagram, nil)
-		}
-	}
-}
-
 // A denialLog receives the packets that rows log.
 type denialLog struct {
-	socket *socket
+	socket *netfilter.Conn
 	taken  error // not nil if another process reads the group
 	last   uint32
 	some   bool // last is the number of a packet
@@ -163,36 +132,31 @@ const (
 const copyBytes = 512
 
 func openDenialLog(ns int, group uint16) (*denialLog, error) {
-	s, err := dial(ns)
+	s, err := netfilter.Dial(ns)
 	if err != nil {
 		return nil, err
 	}
 	mode := binary.BigEndian.AppendUint32(nil, copyBytes)
 	l := &denialLog{socket: s}
-	for _, body := range []attrs{
-		attrs(nil).u8(nfulaConfigCommand, nfulnlBind),
-		attrs(nil).bytes(nfulaConfigMode, append(mode, nfulnlCopyPacket, 0)),
-		attrs(nil).u32(nfulaConfigFlush, 1), // report each packet at once: the rules limit how many there are
-		attrs(nil).u16(nfulaConfigFlags, nfulnlSequence),
+	for _, body := range []netfilter.Attrs{
+		netfilter.Attrs(nil).U8(nfulaConfigCommand, nfulnlBind),
+		netfilter.Attrs(nil).Bytes(nfulaConfigMode, append(mode, nfulnlCopyPacket, 0)),
+		netfilter.Attrs(nil).U32(nfulaConfigFlush, 1), // report each packet at once: the rules limit how many there are
+		netfilter.Attrs(nil).U16(nfulaConfigFlags, nfulnlSequence),
 	} {
-		_, err := s.conn.Execute(netlink.Message{
-			Header: netlink.Header{Type: unix.NFNL_SUBSYS_ULOG<<8 | nfulnlMessageConfig, Flags: netlink.Request | netlink.Acknowledge},
-			Data:   append(header(unix.AF_UNSPEC, group), body...),
-		})
+		_, err := s.Execute(netfilter.Message(unix.NFNL_SUBSYS_ULOG<<8|nfulnlMessageConfig, unix.AF_UNSPEC, group, netlink.Acknowledge, body))
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY) {
 			// That we may talk to netfilter was seen before. Enforcing and reading back work all the same.
 			l.taken = fmt.Errorf("log group %d has a reader already: choose another group or stop it: %w", group, err)
 			return l, nil
 		}
 		if err != nil {
-			s.close()
-			return nil, fmt.Errorf("read log group %d: %w", group, supported(err))
+			s.Close()
+			return nil, fmt.Errorf("read log group %d: %w", group, err)
 		}
 	}
 	return l, nil
 }
-
-func (l *denialLog) close() error { return l.socket.close() }
 
 func (l *denialLog) onDatagram(send func(dataplane.Event)) func([]byte, error) {
 	return func(datagram []byte, err error) {
@@ -201,10 +165,10 @@ func (l *denialLog) onDatagram(send func(dataplane.Event)) func([]byte, error) {
 			return // the gap in the numbers of the packets will say how many were lost
 		}
 		for _, m := range messages {
-			if m.Header.Type != unix.NFNL_SUBSYS_ULOG<<8|nfulnlMessagePacket || len(m.Data) < headerLen {
+			if m.Header.Type != unix.NFNL_SUBSYS_ULOG<<8|nfulnlMessagePacket || len(m.Data) < netfilter.HeaderLen {
 				continue
 			}
-			body := parse(m.Data[headerLen:])
+			body := netfilter.Parse(m.Data[netfilter.HeaderLen:])
 			if lost := l.gap(body[nfulaSequence]); lost > 0 {
 				send(dataplane.Event{Lost: lost})
 			}
@@ -233,7 +197,7 @@ func (l *denialLog) gap(sequence []byte) int {
 func parseDenial(body map[uint16][]byte) (dataplane.Denial, bool) {
 	var generation, row uint64
 	var direction rune
-	n, err := fmt.Sscanf(text(body[nfulaPrefix]), "rf:%d:%d:%c", &generation, &row, &direction)
+	n, err := fmt.Sscanf(netfilter.Text(body[nfulaPrefix]), "rf:%d:%d:%c", &generation, &row, &direction)
 	if err != nil || n != 3 || row == 0 || row >= ruleset.RowBase {
 		return dataplane.Denial{}, false
 	}
@@ -251,4 +215,9 @@ func timestamp(b []byte) time.Time {
 		return time.Now()
 	}
 	return time.Unix(int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))*int64(time.Microsecond))
+}
+
+// logPrefix is what parseDenial reads.
+func logPrefix(born uint64, id ruleset.RowID, direction byte) string {
+	return fmt.Sprintf("rf:%d:%d:%c", born, id, direction)
 }

@@ -1,4 +1,4 @@
-package main
+package up
 
 import (
 	"context"
@@ -40,6 +40,19 @@ var (
 
 const dnsPort = 53
 
+var (
+	dnsLabels   = must(label.NewSet(map[string]string{"k8s-app": "kube-dns"}))
+	dnsSelector = must(label.Parse("k8s-app=kube-dns"))
+)
+
+// must is for constants that cannot be written as such.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 // services keeps Services and names in step with the pods that are ready.
 type services struct {
 	zoneFile, keptFile string
@@ -49,11 +62,16 @@ type services struct {
 	kernel *servicenft.Kernel
 	kept   service.Allocation
 	table  *service.Table
-	said   []string // problems that were reported
+	state  *cluster.State // as in force
+	said   []string       // problems that were reported
 }
 
 func newServices(i runtime.Instance, say func(string, ...any)) (*services, error) {
-	s := &services{zoneFile: filepath.Join(i.Run, "zone.json"), keptFile: filepath.Join(i.State, "services.json"), say: say}
+	empty, err := cluster.NewState(cluster.Objects{})
+	if err != nil {
+		return nil, err
+	}
+	s := &services{state: empty, zoneFile: filepath.Join(i.Run, "zone.json"), keptFile: filepath.Join(i.State, "services.json"), say: say}
 	data, err := os.ReadFile(s.keptFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -97,32 +115,23 @@ func (s *services) resolv(pod cluster.Key) string {
 }
 
 // addDNS adds the DNS server, unless the manifests bring their own.
-func (s *services) addDNS(d *runtime.Desired, executable string) error {
+func (s *services) addDNS(d *runtime.Desired, executable string) {
 	all, _ := d.Extra.([]service.Service)
 	for _, own := range all {
 		if own.Key == dnsService {
-			return nil
+			return
 		}
 	}
 	if slices.ContainsFunc(d.Objects.Endpoints, func(e *cluster.Endpoint) bool { return e.Key == dnsPod }) {
-		return nil
+		return
 	}
-	labels, err := label.NewSet(map[string]string{"k8s-app": "kube-dns"})
-	if err != nil {
-		return err
-	}
-	selector, err := label.MatchLabels(labels.Map())
-	if err != nil {
-		return err
-	}
-	d.Objects.Endpoints = append(slices.Clone(d.Objects.Endpoints), &cluster.Endpoint{Key: dnsPod, Labels: labels,
+	d.Objects.Endpoints = append(slices.Clone(d.Objects.Endpoints), &cluster.Endpoint{Key: dnsPod, Labels: dnsLabels,
 		Ports: []cluster.Port{{Name: "dns", Protocol: flow.UDP, Number: dnsPort}, {Name: "dns-tcp", Protocol: flow.TCP, Number: dnsPort}}})
 	d.Workloads[dnsPod] = podspec.Spec{Command: fmt.Sprintf("exec %q dns --zone %q", executable, s.zoneFile),
 		Readiness: []podspec.Probe{{TCP: dnsPort, Period: probePeriod, Timeout: probePeriod, Success: 1, Failure: 3}}}
-	d.Extra = append(slices.Clone(all), service.Service{Key: dnsService, ClusterIPs: dnsAddresses[:], Selector: selector,
+	d.Extra = append(slices.Clone(all), service.Service{Key: dnsService, ClusterIPs: dnsAddresses[:], Selector: dnsSelector,
 		Ports: []service.Port{{Name: "dns", Protocol: flow.UDP, Port: dnsPort, TargetName: "dns"},
 			{Name: "dns-tcp", Protocol: flow.TCP, Port: dnsPort, TargetName: "dns-tcp"}}})
-	return nil
 }
 
 // extend is runtime.Options.Extend.
@@ -134,19 +143,21 @@ func (s *services) extend(_ context.Context, v runtime.View) error {
 	}
 	all, _ := v.Extra.([]service.Service)
 	table := service.Compute(all, v.State.Endpoints(), v.Ready, service.Options{
-		Range4: serviceRanges[0], Range6: serviceRanges[1], Reserved: dnsAddresses[:], Kept: s.kept})
+		Range4: serviceRanges[0], Range6: serviceRanges[1], Kept: s.kept})
 	s.report(table.Problems)
 	if _, err := s.kernel.Apply(table); err != nil {
 		return fmt.Errorf("services: %w", err)
 	}
-	s.table = table
+	s.table, s.state = table, v.State
 	if kept := table.Allocation(); !reflect.DeepEqual(kept, s.kept) {
 		if err := writeFile(s.keptFile, newKeptFile(kept)); err != nil {
 			return err
 		}
 		s.kept = kept
 	}
-	return writeFile(s.zoneFile, zoneData{Table: table, Pods: v.State.Endpoints(), PodRanges: v.State.PodRanges()})
+	named := *table
+	named.Problems = nil // no name depends on them
+	return writeFile(s.zoneFile, zoneData{Table: &named, Pods: v.State.Endpoints(), PodRanges: v.State.PodRanges()})
 }
 
 func (s *services) report(problems []service.Problem) {
@@ -158,6 +169,13 @@ func (s *services) report(problems []service.Problem) {
 		}
 	}
 	s.said = texts
+}
+
+// current is the state of the cluster that is in force; an empty one before there is any.
+func (s *services) current() *cluster.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
 }
 
 // name is the Service that has an address and port, "" if none has.

@@ -1,4 +1,4 @@
-package main
+package up
 
 import (
 	"net/netip"
@@ -25,8 +25,19 @@ func flowNames(e *engine.Engine, state func() *cluster.State, service func(netip
 		},
 		Rules:   func(row ruleset.RowID) []flow.Rule { return denyingRules(e.Ruleset(), row) },
 		Reason:  func(t flow.Tuple, by flow.Rule) string { return unmet(state(), t, by) },
+		Title:   func(by flow.Rule) string { return alertTitle(state(), by) },
 		Service: service,
 	}
+}
+
+// alertTitle is what the policy behind a rule says of whoever it denies.
+func alertTitle(s *cluster.State, by flow.Rule) string {
+	for _, p := range s.Policies() {
+		if p.Kind() == by.Kind && p.Namespace == by.Namespace && p.Name == by.Name {
+			return p.AlertTitle
+		}
+	}
+	return ""
 }
 
 // denyingRules are the rules that a row denies by, sorted by their text; none if the row is not there any more.

@@ -1,0 +1,152 @@
+//go:build linux
+
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables/expr"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netfilter"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+var (
+	generationText = regexp.MustCompile(`"generation (\d+)"`)
+	bornText       = regexp.MustCompile(`"rf:(\d+):\d+:[or]"`)
+	defaultText    = regexp.MustCompile(`"row_(\d+)"`)
+)
+
+// decode says what an image means. It leaves out what means nothing: whoever wants to know encodes the result again
+// and compares.
+func decode(i *netfilter.Image) (r *ruleset.Ruleset, epoch int, born map[ruleset.RowID]uint64) {
+	r, born, epoch = ruleset.New(), map[ruleset.RowID]uint64{}, firstEpoch
+	for _, text := range i.Chains[named("state")].Rules {
+		r.Generation = find(generationText, text)
+	}
+	for _, e := range epochs(i) {
+		epoch = e
+	}
+	decodeAddresses(i, r)
+	for key := range i.Maps[rowsMap.Ref].Elements {
+		if id := ruleset.RowID(readNumber(key) - ruleset.RowBase); readNumber(key) > ruleset.RowBase {
+			r.Rows[id], born[id] = decodeRow(i, id)
+		}
+	}
+	for _, d := range flow.Directions {
+		for key := range i.Maps[subjectsMap(d).Ref].Elements {
+			s := ruleset.Subject{Direction: d, Identity: ruleset.Identity(readNumber(key))}
+			if rules := i.Chains[named(subjectChain(s))].Rules; len(rules) > 0 {
+				r.Defaults[s] = ruleset.RowID(find(defaultText, rules[len(rules)-1]))
+			}
+			for peer, row := range i.Maps[peersMap(s).Ref].Elements {
+				r.Pairs[ruleset.Pair{Subject: s, Peer: ruleset.Identity(readNumber(peer))}] = ruleset.RowID(readNumber(row) - ruleset.RowBase)
+			}
+		}
+	}
+	return r, epoch, born
+}
+
+// find returns the number that the pattern picks out of s, or 0.
+func find(pattern *regexp.Regexp, s string) uint64 {
+	m := pattern.FindStringSubmatch(s)
+	if m == nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(m[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// epochs returns the epochs that rules name; in order, and one unless somebody edited them.
+func epochs(i *netfilter.Image) []int {
+	var found []int
+	for e := firstEpoch; e <= lastEpoch; e++ {
+		bit := fmt.Sprintf("=%x", labelBit(e))
+		for _, c := range i.Chains {
+			if slices.ContainsFunc(c.Rules, func(s string) bool { return strings.Contains(s, bit) }) {
+				found = append(found, e)
+				break
+			}
+		}
+	}
+	return found
+}
+
+func decodeAddresses(i *netfilter.Image, r *ruleset.Ruleset) {
+	for v := range 2 {
+		for key, value := range i.Maps[identityMap(v).Ref].Elements {
+			if a, ok := netip.AddrFromSlice([]byte(key)); ok {
+				r.Addresses[netip.PrefixFrom(a, a.BitLen())] = ruleset.Identity(readNumber(value))
+			}
+		}
+		for key, value := range i.Maps[prefixMap(v).Ref].Elements {
+			a, bits := splitKey(key, v)
+			r.Addresses[netip.PrefixFrom(a, int(readNumber(bits)))] = ruleset.Identity(readNumber(value))
+		}
+		for key := range i.Maps[localMap(v).Ref].Elements {
+			if a, ok := netip.AddrFromSlice([]byte(key)); ok {
+				r.Locals[a] = ruleset.Attachment{}
+			}
+		}
+		for _, family := range []byte{netfilter.Inet, netfilter.Bridge} {
+			for key := range i.Maps[bindingSet(family, v).Ref].Elements {
+				a, name := splitKey(key, v)
+				at, ok := r.Locals[a]
+				if !ok {
+					continue
+				}
+				if family == netfilter.Inet {
+					at.Interface = netfilter.Text([]byte(name))
+				} else {
+					at.Port = netfilter.Text([]byte(name))
+				}
+				r.Locals[a] = at
+			}
+		}
+	}
+}
+
+// splitKey splits a key that starts with an address of a version.
+func splitKey(key string, v int) (netip.Addr, string) {
+	n := min(len(key), []int{4, 16}[v])
+	a, _ := netip.AddrFromSlice([]byte(key[:n]))
+	return a, key[n:]
+}
+
+func decodeRow(i *netfilter.Image, id ruleset.RowID) (ruleset.Row, uint64) {
+	rules := i.Chains[named(rowChain(id))].Rules
+	has := func(r netfilter.Rule) bool { return slices.Contains(rules, r.Canonical()) }
+	if len(rules) == 1 && has(does(back())) {
+		return ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}), 0
+	}
+	row, allow := ruleset.Uniform(ruleset.Cell{}), ruleset.Cell{Verdict: flow.Allow}
+	for _, p := range flow.PortProtocols {
+		if has(does(loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), back())) {
+			row = row.With(p, 0, 65535, allow)
+		}
+		for key := range i.Maps[portsSet(id, p).Ref].Elements {
+			if len(key) == len(portRange{}) {
+				b := []byte(key)
+				row = row.With(p, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]), allow)
+			}
+		}
+	}
+	if has(does(loadMeta(expr.MetaKeyL4PROTO), notIn(portedSet.Name), back())) {
+		row.Other = allow
+	}
+	born := uint64(0)
+	for _, text := range rules {
+		born = max(born, find(bornText, text))
+	}
+	return row, born
+}
