@@ -34,7 +34,8 @@ type Options struct {
 }
 
 // Compiler turns the objects of one cluster into a ruleset and keeps it up to date. Make one with New. It is for one
-// caller at a time; Judge, Decide, Ruleset and Generation only read, so that several of them may run at once.
+// caller at a time; only Judge, Decide and Generation may run at once with each other, as they write nothing. Between a
+// change and the next Flush, Judge, Decide and Ruleset must not be called: there is no ruleset then that they could speak of.
 //
 // What is given to it is kept, and must not be changed afterwards.
 type Compiler struct {

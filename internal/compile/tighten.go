@@ -86,6 +86,9 @@ func (p *plan) peerLoses(from, to uint32) bool {
 	if lost, ok := c.moves[key]; ok {
 		return lost
 	}
+	if len(c.moves) > 1<<14 {
+		clear(c.moves)
+	}
 	lost := p.losesAnywhere(from, to)
 	c.moves[key] = lost
 	return lost
