@@ -164,3 +164,49 @@ func opsText(d ruleset.Delta) string {
 	}
 	return text
 }
+
+// Where a pod is plugged in may change alone.
+func TestAttachmentsChange(t *testing.T) {
+	s := state(t, []*cluster.Endpoint{pod("one", "10.0.0.1", "")})
+	key := s.Endpoints()[0].Key
+	c := compile.New(compile.Options{})
+	for _, step := range []struct{ at, want string }{
+		{"veth1", "set local 10.0.0.1 on veth1\n"}, {"veth2", "set local 10.0.0.1 on veth2\n"}, {"veth2", ""}, {"", "set local 10.0.0.1\n"},
+	} {
+		d := c.Update(s, map[cluster.Key]ruleset.Attachment{key: {Interface: step.at}})
+		if got := opsText(d); got != step.want {
+			t.Errorf("on %q: %q, want %q", step.at, got, step.want)
+		}
+		if at := c.Ruleset().Locals[s.Endpoints()[0].Addresses[0]]; at.Interface != step.at {
+			t.Errorf("on %q: the ruleset has %q", step.at, at.Interface)
+		}
+	}
+}
+
+// When all is gone, nothing is left.
+func TestEverythingGoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := clustertest.State(t)
+		c := compile.New(compile.Options{})
+		c.Update(s, nil)
+		for _, f := range removals(s, empty(t)) {
+			f(c)
+		}
+		for _, n := range s.Nodes() {
+			c.DeleteNode(n.Name)
+		}
+		c.SetPodRanges(nil)
+		c.Flush()
+		if r := c.Ruleset(); !r.Equal(ruleset.New()) {
+			t.Fatalf("there is left\n%s", r)
+		}
+	})
+}
+
+func empty(t *rapid.T) *cluster.State {
+	s, err := cluster.NewState(cluster.Objects{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
