@@ -63,6 +63,7 @@ var mayImport = map[string]string{
 	"bench/edits":                      "",
 	"bench/labmanifests":               "",
 	"hack/testsummary":                 "",
+	"bench/engine":                     "label flow policy cluster ruleset compile",
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.

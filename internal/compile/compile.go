@@ -1,19 +1,24 @@
 // Package compile turns a cluster into a ruleset: every selector, tier and precedence is resolved here, when the
 // cluster changes, so that no packet has to.
 //
+// It is incremental. Pods, namespaces, nodes and policies come, change and go in any order; Flush works out what that
+// changes and returns it as an ordered Delta. The cost is that of what is affected, not of the cluster. The result
+// depends on the objects only, never on the way to them, but for the numbers that identities, rows and rules have.
+//
 // The steps, each in its file:
 //
-//   - selectors: equal selectors of all policies that select a pod of ours become one, with a number.
-//   - label sets: pods with the same namespace, labels and named ports become one.
-//   - blocks: the prefixes at whose edges the answer for an address can change, and what holds in each.
-//   - identities: label sets, nodes and blocks that the same selectors match become one identity.
-//   - subjects, rows: for each identity of ours and direction, the row for each identity at the other end.
-//
-// A Compiler keeps the numbers of what stays, so that a small change of the cluster is a small Delta. Everything
-// else is computed anew with each Update: the result depends on the state only, never on the way to it.
+//   - hosts: whose address is whose. The owner of an address has a label set.
+//   - sets: pods with the same namespace, labels and named ports become one label set; nodes have label sets too.
+//   - selectors: equal selectors are one, with the label sets that it matches, and the reverse.
+//   - policies: those that select a pod of ours; only their selectors count.
+//   - regions: the prefixes at whose edges the answer of an address block changes.
+//   - classes: label sets and regions that the same selectors match are one identity.
+//   - sides, rows: all policies that speak for a pod in one direction, and the row that they give each identity.
+//   - flush, plan, tighten: the difference, in an order that is safe at every point.
 package compile
 
 import (
+	"hash/maphash"
 	"net/netip"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
@@ -28,140 +33,176 @@ type Options struct {
 	Node string
 }
 
-// Compiler turns successive states of one cluster into rulesets. Make one with New. It is for one caller at a time.
+// Compiler turns the objects of one cluster into a ruleset and keeps it up to date. Make one with New. It is for one
+// caller at a time; only Judge, Decide and Generation may run at once with each other, as they write nothing. Between a
+// change and the next Flush, Judge, Decide and Ruleset must not be called: there is no ruleset then that they could speak of.
+//
+// What is given to it is kept, and must not be changed afterwards.
 type Compiler struct {
-	options Options
-	current *ruleset.Ruleset
-	numbers numbers
+	options    Options
+	generation uint64
+	round      uint32 // counts flushes: what is marked with it was touched since the last one
+	seed       maphash.Seed
+
+	pods        pool[pod]
+	podIndex    index
+	attachments map[uint32]ruleset.Attachment // by pod
+	nodes       map[string]uint32
+	nodePool    pool[node]
+	hosts       pool[host]
+	hostIndex   index
+	rivals      map[uint32][]owner            // by host: owners beyond the first
+	attached    map[uint32]ruleset.Attachment // by host: as last flushed
+	locals      int                           // hosts that are judged, as last flushed
+	wide        map[netip.Prefix]int          // how many hosts are in a wide prefix
+
+	spaces    pool[space]
+	spaceName map[string]uint32
+	sets      pool[set]
+	setIndex  map[setKey]uint32
+	nodeSets  []uint32
+	withLabel map[string][]uint32 // sets by "key=value"
+	ports     portTable
+
+	selectors     pool[selector]
+	selectorIndex map[selectorKey]uint32
+	spaceSels     pool[spaceSelector]
+	spaceSelIndex map[string]uint32
+	generalSels   []uint32 // space selectors that do not just name a namespace
+	subjects      anchors  // selectors of the subjects of all policies
+	peers         anchors  // selectors that tell identities apart
+	nodeSelectors []uint32
+	podSelectors  int // how many of those that tell identities apart are over pods
+
+	policies    pool[pol]
+	policyIndex map[policyKey]uint32
+	rules       map[flow.Rule]*origin
+	origins     map[ruleset.RuleID]*origin
+	lastRule    ruleset.RuleID
+
+	regions     pool[region]
+	regionIndex map[netip.Prefix]uint32
+	lengths     lengths
+	lengthCount [2][129]int
+	ranges      []netip.Prefix
+	wasSpecial  bool
+
+	classes    pool[class]
+	classIndex map[string]uint32
+	unknowns   []uint32 // classes of unknown pods
+
+	sides     pool[side]
+	sideIndex map[string]uint32
+	rows      pool[row]
+	rowIndex  index
+	lastRow   ruleset.RowID
+	open      uint32 // the row that allows everything
+
+	pending pending
+	scratch scratch
+	loss    map[[2]uint32]bool // whether the second row denies what the first allows
+	moves   map[[2]uint32]bool // whether an address loses something by going from one class to another
 }
 
-// numbers are those given out: each kind has its own.
-type numbers struct {
-	selectors  interner[selectorKey, selectorID]
-	identities interner[string, ruleset.Identity]
-	rows       interner[string, ruleset.RowID]
-	rules      interner[flow.Rule, ruleset.RuleID]
-}
-
-func (n *numbers) sweep() {
-	n.selectors.sweep()
-	n.identities.sweep()
-	n.rows.sweep()
-	n.rules.sweep()
+// pending is what has been touched since the last flush.
+type pending struct {
+	hosts    []touchedHost
+	sets     []uint32
+	spaces   bool
+	policies map[policyKey]*policy.Policy // nil: to be deleted
+	edges    bool                         // some region came, went or changed
+	names    bool                         // other port names are used
+	classes  []uint32                     // with what they were in class.old
+	subjects []uint32                     // classes whose sides have to be looked up again
+	changed  []uint32                     // classes with a new signature
+	cells    []cellChange
+	selected []uint32 // selectors of subjects that select other pods of ours
+	regions  []touchedRegion
 }
 
 // New returns a compiler whose current ruleset is empty.
 func New(o Options) *Compiler {
-	return &Compiler{options: o, current: ruleset.New()}
+	c := &Compiler{options: o, round: 1, seed: maphash.MakeSeed(),
+		pods: newPool[pod](), attachments: map[uint32]ruleset.Attachment{}, nodes: map[string]uint32{}, nodePool: newPool[node](),
+		hosts: newPool[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, wide: map[netip.Prefix]int{},
+		spaces: newPool[space](), spaceName: map[string]uint32{}, sets: newPool[set](), setIndex: map[setKey]uint32{},
+		withLabel: map[string][]uint32{}, ports: newPortTable(),
+		selectors: newPool[selector](), selectorIndex: map[selectorKey]uint32{}, spaceSels: newPool[spaceSelector](),
+		spaceSelIndex: map[string]uint32{}, subjects: newAnchors(), peers: newAnchors(),
+		policies: newPool[pol](), policyIndex: map[policyKey]uint32{}, rules: map[flow.Rule]*origin{}, origins: map[ruleset.RuleID]*origin{},
+		regions: newPool[region](), regionIndex: map[netip.Prefix]uint32{},
+		classes: newPool[class](), classIndex: map[string]uint32{}, sides: newPool[side](), sideIndex: map[string]uint32{},
+		rows: newPool[row](), loss: map[[2]uint32]bool{}, moves: map[[2]uint32]bool{}}
+	c.pending.policies = map[policyKey]*policy.Policy{}
+	c.classIndex[string(c.signature(nil, 0, false))] = nobody
+	c.classes.at(nobody).refs = 1 // of the region that is everything
+	c.open = c.intern(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}))
+	c.rows.at(c.open).holders++
+	return c
 }
 
-// Ruleset returns the current ruleset, which the caller must not change and which stays as it is.
-func (c *Compiler) Ruleset() *ruleset.Ruleset { return c.current }
+// Generation is that of the current ruleset.
+func (c *Compiler) Generation() uint64 { return c.generation }
 
 // Update makes the ruleset of s the current one and returns the difference from the one before; at says where pods
-// are plugged in. Where nothing changes the Delta is empty and the generation stays.
+// are plugged in. It looks at every object of s, and does something for those that differ. Where nothing changes the
+// Delta is empty and the generation stays.
 func (c *Compiler) Update(s *cluster.State, at map[cluster.Key]ruleset.Attachment) ruleset.Delta {
-	next := c.compile(s, at)
-	next.Generation = c.current.Generation + 1
-	d := ruleset.Diff(c.current, next)
-	if len(d.Ops) == 0 {
-		return ruleset.Delta{From: c.current.Generation, To: c.current.Generation}
-	}
-	c.current = next
-	return d
-}
-
-// A compilation is the work of one Update.
-type compilation struct {
-	numbers   *numbers
-	state     *cluster.State
-	out       *ruleset.Ruleset
-	pods      []owned // every address that a pod owns
-	policies  []active
-	selectors *selectorTable
-	names     *nameTable
-	sets      *labelSets
-	blocks    *blockIndex
-	classes   *classes
-	matched   map[selectorID][]ruleset.Identity // the identities that a selector matches, in order
-	unknown   []ruleset.Identity                // those of unknown pods
-	memo      map[memoKey]peerRows
-	rows      map[ruleset.RowID]ruleset.Row // all that were made, also those that turn out not to be needed
-	rules     map[ruleset.RuleID]flow.Rule
-}
-
-// owned is an address with the pod that it belongs to.
-type owned struct {
-	addr  netip.Addr
-	pod   *cluster.Endpoint
-	local bool
-}
-
-func (c *Compiler) compile(s *cluster.State, at map[cluster.Key]ruleset.Attachment) *ruleset.Ruleset {
-	w := &compilation{numbers: &c.numbers, state: s, out: ruleset.New(), memo: map[memoKey]peerRows{},
-		rows: map[ruleset.RowID]ruleset.Row{}, rules: map[ruleset.RuleID]flow.Rule{}}
-	w.pods = ownedAddresses(s, c.options.Node)
-	for _, o := range w.pods {
-		if o.local {
-			w.out.Locals[o.addr] = at[o.pod.Key]
-		}
-	}
-	policies := w.speaking()
-	w.selectors = newSelectorTable(&c.numbers.selectors)
-	w.names = newNameTable(policies)
-	for _, p := range policies {
-		w.policies = append(w.policies, w.activate(p))
-	}
-	w.sets = newLabelSets(s)
-	for _, o := range w.pods {
-		w.sets.add(o.pod, w.names.of(o.pod))
-	}
-	w.sets.match(w.selectors.pods)
-	w.blocks = newBlockIndex(w.selectors.blocks, s.PodRanges())
-	w.classes = newClasses(&c.numbers.identities)
-	w.addresses()
-	w.subjects()
-	c.numbers.sweep()
-	return w.out
-}
-
-// ownedAddresses returns the addresses of pods by who owns them now: one that was given out twice is its newest pod's.
-func ownedAddresses(s *cluster.State, node string) []owned {
-	var all []owned
+	c.updateSpaces(s)
+	c.updateNodes(s)
 	for _, e := range s.Endpoints() {
-		if e.HostNetwork {
-			continue
-		}
-		for _, a := range e.Addresses {
-			if s.At(a).Endpoint == e {
-				all = append(all, owned{a, e, node == "" || e.Node == node})
-			}
-		}
+		c.SetPod(e, at[e.Key])
 	}
-	return all
+	c.updatePolicies(s)
+	c.dropPodsNotIn(s)
+	c.SetPodRanges(s.PodRanges())
+	return c.Flush()
 }
 
-// speaking returns the policies that select a pod of ours, in the order in which they are asked. Only their
-// selectors may tell identities apart.
-func (w *compilation) speaking() []*policy.Policy {
-	ours := newLabelSets(w.state)
-	for _, o := range w.pods {
-		if o.local {
-			ours.add(o.pod, "")
+func (c *Compiler) updateSpaces(s *cluster.State) {
+	for name, id := range c.spaceName {
+		if n := s.Namespace(name); c.spaces.at(id).labels != n.Labels {
+			c.DeleteNamespace(name)
 		}
 	}
-	known := map[selectorKey]bool{}
-	var found []*policy.Policy
-	for _, p := range w.state.Policies() {
-		key := podsKey(p.Subject)
-		selects, ok := known[key]
-		if !ok {
-			selects = len(ours.selected(p.Subject)) > 0
-			known[key] = selects
-		}
-		if selects {
-			found = append(found, p)
+	for _, n := range s.Namespaces() {
+		c.SetNamespace(n)
+	}
+}
+
+func (c *Compiler) updateNodes(s *cluster.State) {
+	there := map[string]bool{}
+	for _, n := range s.Nodes() {
+		there[n.Name] = true
+		c.SetNode(n)
+	}
+	for name := range c.nodes {
+		if !there[name] {
+			c.DeleteNode(name)
 		}
 	}
-	return found
+}
+
+func (c *Compiler) updatePolicies(s *cluster.State) {
+	there := map[policyKey]bool{}
+	for _, p := range s.Policies() {
+		there[keyOf(p)] = true
+		c.SetPolicy(p)
+	}
+	for key := range c.policyIndex {
+		if !there[key] {
+			c.pending.policies[key] = nil
+		}
+	}
+}
+
+func (c *Compiler) dropPodsNotIn(s *cluster.State) {
+	if c.podIndex.live == len(s.Endpoints()) {
+		return // those of s are all there
+	}
+	for i := range c.pods.items {
+		if e := c.pods.items[i].endpoint; e != nil && s.Endpoint(e.Key) == nil {
+			c.DeletePod(e.Key)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
@@ -9,252 +10,249 @@ import (
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-// A side is one direction of some pods of ours: all rules of the policies that select them, in the order in which
-// they are asked.
-type side struct {
-	w         *compilation
-	dir       flow.Direction
-	names     nameKey // ingress: what the subject calls its ports
-	named     bool    // some rule has ports by name
-	rules     []rule
-	isolating *policy.Policy // the first NetworkPolicy; nil if there is none
-	memo      map[rowKey]ruleset.RowID
+// A row is one that some side has made. It has a number for the outside only while the ruleset holds it.
+type row struct {
+	value   ruleset.Row
+	id      ruleset.RowID // 0: the ruleset does not hold it
+	uses    int           // defaults and pairs of the ruleset
+	holders int           // sides that remember it
+	held    bool          // the ruleset holds it
+	marked  bool          // is in plan.marked
+	allows  bool          // something
+	denies  bool          // something
 }
 
-func (s *side) add(p *policy.Policy, rules []rule) {
-	if p.Tier == policy.Namespace && s.isolating == nil {
-		s.isolating = p
-	}
-	s.rules = append(s.rules, rules...)
-	s.named = s.named || slices.ContainsFunc(rules, func(r rule) bool { return r.named })
-}
+// The rows that allow nothing and everything.
+var denied, allowed = ruleset.Uniform(ruleset.Cell{}), ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})
 
-// hit is a rule whose peers match an identity; rule is its index in side.rules. A hit that is not certain is one on an
-// unknown pod that may have the labels asked for.
-type hit struct {
-	rule    int
-	certain bool
-}
-
-// peerRows finds the row for every identity. The rules that match everyone are hits for all identities; only those
-// that some other rule matches, too, are looked at one by one.
-func (s *side) peerRows() peerRows {
-	everyone, own := s.hits()
-	usual := s.row(everyone, s.server(&class{}))
-	count := map[ruleset.RowID]int{usual: len(s.w.classes.byID) - len(own)}
-	others := map[ruleset.Identity]ruleset.RowID{}
-	for _, id := range sortedIDs(own) {
-		others[id] = s.row(merge(everyone, own[id]), s.server(s.w.classes.byID[id]))
-		count[others[id]]++
+// intern returns the number of a row.
+func (c *Compiler) intern(r ruleset.Row) uint32 {
+	hash := c.hashRow(&r)
+	id := c.rowIndex.find(hash, func(i uint32) bool { return c.rows.at(i).value.Equal(r) })
+	if id != 0 {
+		return id
 	}
-	var best ruleset.RowID
-	for _, row := range sortedIDs(count) { // of equals the lowest number: it has been there longest
-		if best == 0 || count[row] > count[best] {
-			best = row
-		}
-	}
-	out := peerRows{usual: best, others: map[ruleset.Identity]ruleset.RowID{}}
-	for id := range s.w.classes.byID {
-		row, ok := others[id]
-		if !ok {
-			row = usual
-		}
-		if row != best {
-			out.others[id] = row
-		}
-	}
-	return out
-}
-
-// hits returns the rules that match everyone, and those that match some identities only.
-func (s *side) hits() (everyone []hit, own map[ruleset.Identity][]hit) {
-	own = map[ruleset.Identity][]hit{}
-	if s.dir == flow.Egress && s.named { // the peer is the server: what it calls its ports matters
-		for id, c := range s.w.classes.byID {
-			if c.names != "" || c.unknown {
-				own[id] = nil
-			}
-		}
-	}
-	for i, r := range s.rules {
-		if r.anyone {
-			everyone = append(everyone, hit{i, true})
-			continue
-		}
-		for _, sel := range r.peers {
-			for _, id := range s.w.matched[sel] {
-				own[id] = addHit(own[id], hit{i, true})
-			}
-		}
-		if r.byLabels {
-			for _, id := range s.w.unknown {
-				own[id] = addHit(own[id], hit{i, false})
-			}
-		}
-	}
-	return everyone, own
-}
-
-// addHit adds h, whose rule is the last so far, unless a hit of that rule is there: certain ones come first.
-func addHit(hits []hit, h hit) []hit {
-	if n := len(hits); n > 0 && hits[n-1].rule == h.rule {
-		return hits
-	}
-	return append(hits, h)
-}
-
-// merge joins two lists without a rule in common in the order of the rules.
-func merge(a, b []hit) []hit {
-	out := slices.Concat(a, b)
-	slices.SortFunc(out, func(x, y hit) int { return x.rule - y.rule })
-	return out
-}
-
-// server is what is known of the ports of the pod that the connection is to.
-type server struct {
-	names   nameKey
-	unknown bool // a pod whose names nobody knows
-}
-
-func (s *side) server(peer *class) server {
-	if s.dir == flow.Ingress {
-		return server{names: s.names}
-	}
-	return server{peer.names, peer.unknown}
-}
-
-// rowKey is all that a row of one side depends on.
-type rowKey struct {
-	hits string
-	to   server // if names matter
-}
-
-// row returns the number of the row that hits make.
-func (s *side) row(hits []hit, to server) ruleset.RowID {
-	var text []byte
-	named := false
-	for _, h := range hits {
-		n := uint64(h.rule) << 1
-		if h.certain {
-			n++
-		}
-		text = binary.AppendUvarint(text, n)
-		named = named || s.rules[h.rule].named
-	}
-	key := rowKey{hits: string(text)}
-	if named {
-		key.to = to
-	}
-	id, known := s.memo[key]
-	if !known {
-		row := s.resolve(hits, to)
-		id = s.w.numbers.rows.id(row.String())
-		s.w.rows[id] = row
-		s.memo[key] = id
-	}
+	id = c.rows.take()
+	x := c.rows.at(id)
+	x.value = r
+	x.allows, x.denies = rowLoses(&r, &denied), rowLoses(&allowed, &r)
+	c.rowIndex.insert(hash, id, func(i uint32) uint64 { return c.hashRow(&c.rows.at(i).value) })
+	c.eachRule(&r, func(o *origin) { o.refs++ })
 	return id
 }
 
-// span is a range of ports that a hit is about. A span that is not certain is a named port of an unknown pod.
+// dropRow ends a side's holding of a row.
+func (c *Compiler) dropRow(id uint32) {
+	x := c.rows.at(id)
+	if x.holders--; x.holders > 0 {
+		return
+	}
+	c.rowIndex.remove(c.hashRow(&x.value), id)
+	c.eachRule(&x.value, func(o *origin) { c.release(o.id) })
+	clear(c.loss)
+	c.rows.drop(id)
+}
+
+func (c *Compiler) hashRow(r *ruleset.Row) uint64 {
+	text := c.scratch.text[:0]
+	cell := func(x ruleset.Cell) {
+		text = binary.LittleEndian.AppendUint32(append(text, byte(x.Verdict)), uint32(x.Rule))
+	}
+	cell(r.Other)
+	for _, p := range flow.PortProtocols {
+		for _, s := range r.Segments(p) {
+			text = binary.LittleEndian.AppendUint16(text, s.Last)
+			cell(s.Cell)
+		}
+	}
+	c.scratch.text = text
+	return maphash.Bytes(c.seed, text)
+}
+
+// eachRule calls f for each rule that a row names, once.
+func (c *Compiler) eachRule(r *ruleset.Row, f func(*origin)) {
+	ids := c.scratch.ids[:0]
+	ids = append(ids, r.Other.Rule)
+	for _, p := range flow.PortProtocols {
+		for _, s := range r.Segments(p) {
+			ids = append(ids, s.Rule)
+		}
+	}
+	slices.Sort(ids)
+	c.scratch.ids = ids
+	for _, id := range slices.Compact(ids) {
+		if id != 0 {
+			f(c.origins[id])
+		}
+	}
+}
+
+// row returns the number of the row that the rules that match everyone and own make, for a peer of a class.
+func (c *Compiler) row(s *side, own []hit, peer *class) uint32 {
+	hits := mergeHits(c.scratch.merged[:0], s.everyone, own)
+	c.scratch.merged = hits
+	names, unknown := s.names, false
+	if s.listeners {
+		names, unknown = peer.names, peer.unknown
+	}
+	key := c.scratch.key[:0]
+	named := false
+	for _, h := range hits {
+		key = binary.AppendUvarint(key, uint64(h)+2)
+		named = named || s.rules[h.rule()].named
+	}
+	if named {
+		key = append(key, 0)
+		key = binary.AppendUvarint(key, uint64(names))
+		if unknown {
+			key = append(key, 1)
+		}
+	}
+	c.scratch.key = key
+	if id, ok := s.memo[string(key)]; ok {
+		return id
+	}
+	v := resolver{c: c, side: s, names: names, unknown: unknown}
+	id := c.intern(v.resolve(hits))
+	c.rows.at(id).holders++
+	s.memo[string(key)] = id
+	return id
+}
+
+// mergeHits joins two lists in order, without a rule in common.
+func mergeHits(out, a, b []hit) []hit {
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] < b[0] {
+			out, a = append(out, a[0]), a[1:]
+		} else {
+			out, b = append(out, b[0]), b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
+}
+
+// A resolver makes a row of hits: tier by tier for every range of ports in which the same of them count.
+type resolver struct {
+	c       *Compiler
+	side    *side
+	names   uint32 // what the server calls its ports
+	unknown bool   // the server is a pod whose names nobody knows
+	spans   []span
+	starts  []int
+	here    []hit
+}
+
+// span is a range of ports that a hit is about. A span that is not certain may be a named port of an unknown pod.
 type span struct {
 	hit         hit
 	first, last uint16
 }
 
-// resolve makes a row of hits: tier by tier for every range of ports in which the same of them count.
-func (s *side) resolve(hits []hit, to server) ruleset.Row {
+func (v *resolver) resolve(hits []hit) ruleset.Row {
 	var row ruleset.Row
-	row.TCP = s.segments(hits, flow.TCP, to)
-	row.UDP = s.segments(hits, flow.UDP, to)
-	row.SCTP = s.segments(hits, flow.SCTP, to)
-	whole := slices.DeleteFunc(slices.Clone(hits), func(h hit) bool { return len(s.rules[h.rule].ports) > 0 })
-	row.Other = s.judge(policy.Admin, whole)
+	var segments []ruleset.Segment // of all protocols: one piece of memory
+	var ends [3]int
+	for i, p := range flow.PortProtocols {
+		segments = v.segments(segments, hits, p)
+		ends[i] = len(segments)
+	}
+	segments = slices.Clip(slices.Clone(segments))
+	row.TCP = segments[:ends[0]:ends[0]]
+	row.UDP = segments[ends[0]:ends[1]:ends[1]]
+	row.SCTP = segments[ends[1]:]
+	whole := slices.DeleteFunc(slices.Clone(hits), func(h hit) bool { return len(v.side.rules[h.rule()].ports) > 0 })
+	row.Other = v.judge(policy.Admin, whole)
 	return row
 }
 
-func (s *side) segments(hits []hit, p flow.Protocol, to server) []ruleset.Segment {
-	var spans []span
-	starts := []int{0}
+// segments appends those of one protocol.
+func (v *resolver) segments(out []ruleset.Segment, hits []hit, p flow.Protocol) []ruleset.Segment {
+	v.spans, v.starts = v.spans[:0], append(v.starts[:0], 0)
 	for _, h := range hits {
-		for _, sp := range s.spans(h, p, to) {
-			spans = append(spans, sp)
-			starts = append(starts, int(sp.first), int(sp.last)+1)
+		before := len(v.spans)
+		v.addSpans(h, p)
+		for _, sp := range v.spans[before:] {
+			v.starts = append(v.starts, int(sp.first), int(sp.last)+1)
 		}
 	}
-	slices.Sort(starts)
-	starts = slices.Compact(starts)
-	var out []ruleset.Segment
+	slices.Sort(v.starts)
+	starts := slices.Compact(v.starts)
+	from := len(out)
 	for i, start := range starts {
+		if start == 1<<16 { // the port after the last
+			continue
+		}
 		end := 1 << 16
 		if i+1 < len(starts) {
 			end = starts[i+1]
 		}
-		if start == end { // the port after the last
-			continue
-		}
-		var here []hit
-		for _, sp := range spans {
+		v.here = v.here[:0]
+		for _, sp := range v.spans {
 			if int(sp.first) <= start && start <= int(sp.last) {
-				here = addSpan(here, sp.hit)
+				v.here = addSpan(v.here, sp.hit)
 			}
 		}
-		out = append(out, ruleset.Segment{First: uint16(start), Last: uint16(end - 1), Cell: s.judge(policy.Admin, here)})
+		cell := v.judge(policy.Admin, v.here)
+		if n := len(out); n > from && out[n-1].Cell == cell {
+			out[n-1].Last = uint16(end - 1)
+			continue
+		}
+		out = append(out, ruleset.Segment{First: uint16(start), Last: uint16(end - 1), Cell: cell})
 	}
-	return ruleset.Merge(out)
+	return out
 }
 
 // addSpan adds the hit of a span; of several spans of one rule the certain one counts.
 func addSpan(hits []hit, h hit) []hit {
-	if n := len(hits); n > 0 && hits[n-1].rule == h.rule {
-		hits[n-1].certain = hits[n-1].certain || h.certain
+	if n := len(hits); n > 0 && hits[n-1].rule() == h.rule() {
+		hits[n-1] = min(hits[n-1], h)
 		return hits
 	}
 	return append(hits, h)
 }
 
-// spans returns the ports of protocol p that the rule of h is about.
-func (s *side) spans(h hit, p flow.Protocol, to server) []span {
-	r := &s.rules[h.rule]
+// addSpans adds the ports of protocol p that the rule of h is about.
+func (v *resolver) addSpans(h hit, p flow.Protocol) {
+	r := &v.side.rules[h.rule()]
 	if len(r.ports) == 0 {
-		return []span{{h, 0, 65535}}
+		v.spans = append(v.spans, span{h, 0, 65535})
+		return
 	}
-	var out []span
 	for _, port := range r.ports {
 		switch {
 		case port.Protocol != p && (port.Name == "" || port.Protocol != 0):
 		case port.Name == "":
-			out = append(out, span{h, port.First, port.Last})
-		case to.unknown:
-			out = append(out, span{hit{h.rule, false}, 0, 65535})
+			v.spans = append(v.spans, span{h, port.First, port.Last})
+		case v.unknown:
+			v.spans = append(v.spans, span{h | 1, 0, 65535})
 		default:
-			for _, number := range s.w.names.resolve(to.names, port.Name, p) {
-				out = append(out, span{h, number, number})
+			if number, ok := v.c.ports.resolve(v.names, port.Name, p); ok {
+				v.spans = append(v.spans, span{h, number, number})
 			}
 		}
 	}
-	return out
 }
 
 // judge asks tier, and those after it where that does not decide, about a connection that hits match.
 //
 // A hit that is not certain is on an unknown pod, which is allowed only what every pod that may be there would be: an
 // Accept does not count, a Deny does, and a Pass means that the later tiers have to agree with what this one says.
-func (s *side) judge(tier policy.Tier, hits []hit) ruleset.Cell {
+func (v *resolver) judge(tier policy.Tier, hits []hit) ruleset.Cell {
 	switch {
 	case tier > policy.Baseline:
 		return ruleset.Cell{Verdict: flow.Allow}
-	case tier == policy.Namespace && s.isolating != nil:
-		return s.judgeNetworkPolicies(hits)
+	case tier == policy.Namespace && v.side.isolated:
+		return v.judgeNetworkPolicies(hits)
 	}
 	var accepts *rule // the one that stands, if the later tiers agree
 	passes := false   // a Pass may match
 	decided := false
 	for i := 0; i < len(hits) && !decided; i++ {
-		r, certain := &s.rules[hits[i].rule], hits[i].certain
+		r, certain := &v.side.rules[hits[i].rule()], hits[i].certain()
 		switch {
-		case r.policy.Tier != tier:
+		case r.tier != tier:
 		case r.action == policy.Deny:
-			return s.cell(flow.Deny, r)
+			return ruleset.Cell{Verdict: flow.Deny, Rule: r.origin}
 		case r.action == policy.Pass:
 			passes, decided = true, certain
 		case certain:
@@ -262,28 +260,21 @@ func (s *side) judge(tier policy.Tier, hits []hit) ruleset.Cell {
 		}
 	}
 	if accepts != nil && !passes {
-		return s.cell(flow.Allow, accepts)
+		return ruleset.Cell{Verdict: flow.Allow, Rule: accepts.origin}
 	}
-	later := s.judge(tier+1, hits)
+	later := v.judge(tier+1, hits)
 	if accepts != nil && later.Verdict == flow.Allow {
-		return s.cell(flow.Allow, accepts)
+		return ruleset.Cell{Verdict: flow.Allow, Rule: accepts.origin}
 	}
 	return later
 }
 
 // judgeNetworkPolicies is final: one rule that surely accepts is enough, and none is a denial.
-func (s *side) judgeNetworkPolicies(hits []hit) ruleset.Cell {
+func (v *resolver) judgeNetworkPolicies(hits []hit) ruleset.Cell {
 	for _, h := range hits {
-		if r := &s.rules[h.rule]; r.policy.Tier == policy.Namespace && h.certain {
-			return s.cell(flow.Allow, r)
+		if r := &v.side.rules[h.rule()]; r.tier == policy.Namespace && h.certain() {
+			return ruleset.Cell{Verdict: flow.Allow, Rule: r.origin}
 		}
 	}
-	return s.cell(flow.Deny, &rule{policy: s.isolating, index: flow.Isolation})
-}
-
-func (s *side) cell(v flow.Verdict, r *rule) ruleset.Cell {
-	origin := r.policy.RuleAt(s.dir, r.index)
-	id := s.w.numbers.rules.id(origin)
-	s.w.rules[id] = origin
-	return ruleset.Cell{Verdict: v, Rule: id}
+	return ruleset.Cell{Verdict: flow.Deny, Rule: ruleset.RuleID(v.side.denial)}
 }

@@ -42,21 +42,21 @@ type Status struct {
 
 // Engine keeps one dataplane in step with a source. Its methods may be called from any goroutine.
 type Engine struct {
-	mu       sync.Mutex // held while the dataplane is written; guards what follows
-	compiler *compile.Compiler
-	dp       dataplane.Dataplane
-	desired  bool // a state has come; before that there is nothing to put in force, and nothing to repair
-	inForce  bool // what is in force is compiler.Ruleset(), as far as we know
+	mu      sync.Mutex // held while the dataplane is written; guards what follows
+	dp      dataplane.Dataplane
+	desired bool // a state has come; before that there is nothing to put in force, and nothing to repair
+	inForce bool // what is in force is what the compiler has, as far as we know
 
-	view    sync.RWMutex // held for moments only, so that readers never wait for the kernel; guards what follows
-	ruleset *ruleset.Ruleset
-	history history
-	status  Status
+	view     sync.RWMutex // never held while the kernel is written, so that readers do not wait for it; guards what follows
+	compiler *compile.Compiler
+	snapshot *ruleset.Ruleset // of the compiler; nil if nobody has asked since it changed
+	history  history
+	status   Status
 }
 
 // New returns an engine that has put nothing in force yet. The caller keeps dp and closes it.
 func New(dp dataplane.Dataplane, opts compile.Options) *Engine {
-	return &Engine{compiler: compile.New(opts), dp: dp, ruleset: ruleset.New(), history: newHistory()}
+	return &Engine{compiler: compile.New(opts), dp: dp, history: newHistory()}
 }
 
 // Sync brings in.State in force. After an error what was in force before still is, and the next Sync starts over.
@@ -64,11 +64,14 @@ func (e *Engine) Sync(ctx context.Context, in Input) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	start := time.Now()
-	delta := e.compiler.Update(in.State, in.Attachments)
+	var delta ruleset.Delta
 	e.desired = true
 	e.show(func() {
-		e.ruleset = e.compiler.Ruleset()
-		e.history.add(e.ruleset)
+		delta = e.compiler.Update(in.State, in.Attachments)
+		if len(delta.Ops) > 0 {
+			e.snapshot = nil
+		}
+		e.history.add(delta)
 		e.status.Compile, e.status.Ops = time.Since(start), len(delta.Ops)
 	})
 	if err := e.put(ctx, delta); err != nil {
@@ -96,18 +99,18 @@ func (e *Engine) put(ctx context.Context, delta ruleset.Delta) error {
 		}
 	}
 	if errors.Is(err, dataplane.ErrDrift) {
-		err = e.dp.Replace(ctx, e.compiler.Ruleset())
+		err = e.dp.Replace(ctx, e.Ruleset())
 	}
 	e.inForce = err == nil
 	e.show(func() {
 		e.status.Apply, e.status.Err = time.Since(start), err
 		e.status.Repairs += repaired
-		if g := e.ruleset.Generation; err == nil && (g != e.status.Generation || e.status.Since.IsZero()) {
+		if g := e.compiler.Generation(); err == nil && (g != e.status.Generation || e.status.Since.IsZero()) {
 			e.status.Generation, e.status.Since = g, time.Now()
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("put generation %d in force: %w", e.compiler.Ruleset().Generation, err)
+		return fmt.Errorf("put generation %d in force: %w", e.compiler.Generation(), err)
 	}
 	return nil
 }
@@ -140,8 +143,8 @@ func (e *Engine) differs(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read back what is in force: %w", err)
 	}
-	if delta := ruleset.Diff(real, e.compiler.Ruleset().Stripped()); len(delta.Ops) > 0 {
-		return fmt.Sprintf("%d elements differ from generation %d", len(delta.Ops), e.compiler.Ruleset().Generation), nil
+	if delta := ruleset.Diff(real, e.Ruleset().Stripped()); len(delta.Ops) > 0 {
+		return fmt.Sprintf("%d elements differ from generation %d", len(delta.Ops), e.compiler.Generation()), nil
 	}
 	return "", nil
 }
@@ -153,11 +156,22 @@ func (e *Engine) Status() Status {
 	return e.status
 }
 
-// Ruleset returns what is desired, which the caller must not change.
+// Ruleset returns what is desired, which the caller must not change and which stays as it is. The first call after a
+// change makes a copy, in time proportional to the whole; for one verdict ask Decide.
 func (e *Engine) Ruleset() *ruleset.Ruleset {
+	e.view.Lock()
+	defer e.view.Unlock()
+	if e.snapshot == nil {
+		e.snapshot = e.compiler.Ruleset()
+	}
+	return e.snapshot
+}
+
+// Decide judges a connection by what is desired.
+func (e *Engine) Decide(t flow.Tuple) flow.Decision {
 	e.view.RLock()
 	defer e.view.RUnlock()
-	return e.ruleset
+	return e.compiler.Decide(t)
 }
 
 // Attribute names the rule that a denied packet fell to; false if the row is older than what is remembered.

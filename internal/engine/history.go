@@ -12,56 +12,59 @@ const historyRows = 4096
 // history explains rows, also those that are no longer in force.
 type history struct {
 	rows  map[ruleset.RowID]ruleset.Row
-	rules map[ruleset.RuleID]flow.Rule
-	order []ruleset.RowID // as they came
+	rules map[ruleset.RuleID]*remembered
+	gone  []ruleset.RowID // no longer in force, in the order in which they went
+}
+
+// remembered is a rule and how many cells of remembered rows name it.
+type remembered struct {
+	rule flow.Rule
+	uses int
 }
 
 func newHistory() history {
-	return history{rows: map[ruleset.RowID]ruleset.Row{}, rules: map[ruleset.RuleID]flow.Rule{}}
+	return history{rows: map[ruleset.RowID]ruleset.Row{}, rules: map[ruleset.RuleID]*remembered{}}
 }
 
-// add remembers r's rows and rules; it forgets the oldest rows that r does not have.
-func (h *history) add(r *ruleset.Ruleset) {
-	for id, rule := range r.Rules {
-		h.rules[id] = rule
-	}
-	for id, row := range r.Rows {
-		if _, known := h.rows[id]; !known {
-			h.rows[id] = row
-			h.order = append(h.order, id)
+// add remembers the rows and rules that d adds; of those that went it forgets the oldest.
+func (h *history) add(d ruleset.Delta) {
+	for _, op := range d.Ops {
+		switch op.Kind {
+		case ruleset.AddRule:
+			if h.rules[op.Rule] == nil {
+				h.rules[op.Rule] = &remembered{rule: op.Origin}
+			}
+		case ruleset.AddRow:
+			h.rows[op.Row] = op.Value
+			h.count(op.Value, 1)
+		case ruleset.DeleteRow:
+			h.gone = append(h.gone, op.Row)
 		}
 	}
-	excess := len(h.order) - len(r.Rows) - historyRows
-	if excess <= 0 {
+	for len(h.gone) > historyRows {
+		h.count(h.rows[h.gone[0]], -1)
+		delete(h.rows, h.gone[0])
+		h.gone = h.gone[1:]
+	}
+}
+
+// count counts the cells of a row in or out.
+func (h *history) count(row ruleset.Row, by int) {
+	h.use(row.Other.Rule, by)
+	for _, p := range flow.PortProtocols {
+		for _, s := range row.Segments(p) {
+			h.use(s.Rule, by)
+		}
+	}
+}
+
+func (h *history) use(id ruleset.RuleID, by int) {
+	r := h.rules[id]
+	if r == nil { // no policy
 		return
 	}
-	kept := h.order[:0]
-	for _, id := range h.order {
-		if _, live := r.Rows[id]; !live && excess > 0 {
-			delete(h.rows, id)
-			excess--
-			continue
-		}
-		kept = append(kept, id)
-	}
-	h.order = kept
-	h.forgetRules()
-}
-
-func (h *history) forgetRules() {
-	used := map[ruleset.RuleID]bool{}
-	for _, row := range h.rows {
-		used[row.Other.Rule] = true
-		for _, p := range flow.PortProtocols {
-			for _, s := range row.Segments(p) {
-				used[s.Rule] = true
-			}
-		}
-	}
-	for id := range h.rules {
-		if !used[id] {
-			delete(h.rules, id)
-		}
+	if r.uses += by; r.uses == 0 {
+		delete(h.rules, id)
 	}
 }
 
@@ -71,6 +74,9 @@ func (h *history) rule(id ruleset.RowID, p flow.Protocol, port uint16) (flow.Rul
 	if !ok {
 		return flow.Rule{}, false
 	}
-	rule, ok := h.rules[row.Lookup(p, port).Rule]
-	return rule, ok
+	r := h.rules[row.Lookup(p, port).Rule]
+	if r == nil {
+		return flow.Rule{}, false
+	}
+	return r.rule, true
 }

@@ -19,7 +19,7 @@ import (
 func flowNames(e *engine.Engine, state func() *cluster.State, service func(netip.AddrPort, flow.Protocol) string) flowlog.Names {
 	return flowlog.Names{
 		State:  state,
-		Decide: func(t flow.Tuple) flow.Decision { return e.Ruleset().Decide(t) },
+		Decide: e.Decide,
 		Attribute: func(row ruleset.RowID, t flow.Tuple) (flow.Rule, bool) {
 			return e.Attribute(dataplane.Denial{Row: row, Tuple: t})
 		},

@@ -1,0 +1,424 @@
+package compile
+
+import (
+	"slices"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// A subjectPlan brings the default and pairs of one subject from what they are to what they have to be.
+type subjectPlan struct {
+	*plan
+	id        uint32
+	dir       int
+	from, to  uint32 // sides; 0 is everything allowed
+	temporary bool   // a stand-in that goes again
+	isNew     bool   // nobody is judged by it yet, so that it may be written at once
+	standIn   bool   // nothing of it is there yet, and what it had before has to be written first
+	set       bool   // it has a default
+	left      bool   // pairs are left that have to be deleted
+	was, is   uint32 // the common rows of from and to
+	frozen    bool   // it keeps its rows until it is judged no more
+}
+
+// subjects plans for every subject that changes.
+func (p *plan) subjects() {
+	c := p.c
+	for _, id := range c.pending.classes {
+		x := c.classes.at(id)
+		if p.isStandIn(id) && !x.wasThere {
+			continue
+		}
+		for d := range flow.Directions {
+			was, is := x.wasSides[d], x.sides[d]
+			switch {
+			case x.wasLocals > 0 && x.locals > 0 && was != is:
+				p.whole(&subjectPlan{plan: p, id: id, dir: d, from: was, to: is})
+			case x.wasLocals > 0 && x.locals == 0 && was != 0:
+				p.gone(id, d, was)
+			case x.wasLocals == 0 && is != 0:
+				p.whole(&subjectPlan{plan: p, id: id, dir: d, to: is, isNew: true})
+			}
+		}
+	}
+	for i := range p.standIns {
+		s := &p.standIns[i]
+		if !s.judged && !s.judges {
+			continue
+		}
+		for d := range flow.Directions {
+			p.subjectStandIn(s, d)
+		}
+	}
+	if len(c.pending.cells)+len(p.peers) > 0 {
+		p.unchanged()
+	}
+}
+
+func (p *plan) subjectStandIn(s *standIn, d int) {
+	c := p.c
+	x := &subjectPlan{plan: p, id: s.id, dir: d, temporary: s.id != s.to, standIn: true}
+	if s.judged {
+		x.from = c.sidesBefore(s.from)[d]
+	}
+	if s.judges {
+		x.to = c.classes.at(s.to).sides[d]
+	}
+	switch {
+	case !s.judged:
+		x.isNew, x.standIn = true, false
+	case !s.judges:
+		x.to, x.temporary, x.frozen = x.from, true, true
+	}
+	if x.from == 0 && x.to == 0 {
+		return
+	}
+	p.whole(x)
+}
+
+func (c *Compiler) sidesBefore(id uint32) [2]uint32 {
+	if x := c.classes.at(id); x.touched == c.round {
+		return x.wasSides
+	} else {
+		return x.sides
+	}
+}
+
+// unchanged plans for the subjects that keep their side: where the side's row for a peer changes, or a peer comes or
+// goes.
+func (p *plan) unchanged() {
+	c := p.c
+	changed := make([][]uint32, len(c.sides.items))
+	for _, x := range c.pending.cells {
+		if p.peerIndex(x.class) < 0 {
+			changed[x.side] = append(changed[x.side], x.class)
+		}
+	}
+	for i := range c.sides.items {
+		s := &c.sides.items[i]
+		for _, id := range s.subjects {
+			d := int(s.dir) - 1
+			if c.sidesBefore(id)[d] != uint32(i) || c.classes.at(id).touched == c.round && c.classes.at(id).wasLocals == 0 {
+				continue
+			}
+			x := &subjectPlan{plan: p, id: id, dir: d, from: uint32(i), to: uint32(i), was: s.common, is: s.common, set: true}
+			for _, peer := range changed[i] {
+				x.cell(peer, p.before(x.from, peer), p.after(x.to, peer), false)
+			}
+			x.special()
+		}
+	}
+}
+
+// peerIndex returns the place of an identity in peers, -1 if it is an ordinary one.
+func (p *plan) peerIndex(id uint32) int {
+	return slices.IndexFunc(p.peers, func(x peer) bool { return x.id == id })
+}
+
+// gone plans for a subject of which no address is judged any more.
+func (p *plan) gone(id uint32, d int, side uint32) {
+	common := p.common(side)
+	for i := range p.c.sides.at(side).rows {
+		peer := uint32(i)
+		if row := p.before(side, peer); row != common && p.c.wasThere(peer) {
+			p.late = append(p.late, cellOp{flow.Directions[d], false, id, peer, 0})
+			p.use(row, -1)
+		}
+	}
+	x := &subjectPlan{plan: p, id: id, dir: d, set: true}
+	for _, s := range p.standIns { // which come before its own addresses have moved
+		if row := p.before(side, s.from); row != p.common(side) {
+			x.pair(&p.early, s.id, row)
+			x.unpair(&p.late, s.id)
+		}
+	}
+	p.lateAll = append(p.lateAll, cellOp{flow.Directions[d], true, id, 0, 0})
+	p.use(p.common(side), -1)
+}
+
+// whole plans for a subject with all its peers.
+func (p *plan) whole(x *subjectPlan) {
+	c := p.c
+	x.was, x.is = p.common(x.from), p.common(x.to)
+	x.begin()
+	if x.isNew {
+		for i, row := range c.sides.at(x.to).rows {
+			if peer := uint32(i); row != x.is && c.alive(peer) && p.peerIndex(peer) < 0 {
+				x.newCell(peer, row, false)
+			}
+		}
+	} else {
+		special := map[uint32]bool{}
+		for _, q := range p.peers {
+			special[q.id] = true
+		}
+		for i := range c.classes.items {
+			peer := uint32(i)
+			from, to := p.before(x.from, peer), p.after(x.to, peer)
+			if (from != x.was || to != x.is || x.was != x.is) && c.alive(peer) && !special[peer] {
+				x.cell(peer, from, to, false)
+			}
+		}
+	}
+	x.special()
+	x.end()
+}
+
+// special plans for the peers that are not ordinary.
+func (x *subjectPlan) special() {
+	for _, q := range x.peers {
+		switch {
+		case q.to == unassigned:
+			x.peerGone(q.id)
+		case q.from == unassigned:
+			x.peerNew(q.id)
+		default:
+			x.cellOf(q)
+		}
+	}
+}
+
+// begin gives a subject that is new its default.
+func (x *subjectPlan) begin() {
+	switch {
+	case x.isNew:
+		x.setDefault(&x.early, x.is)
+	case x.standIn && x.from != 0:
+		x.setDefault(&x.early, x.was)
+	case x.from != 0:
+		x.set = true
+	}
+}
+
+func (x *subjectPlan) setDefault(list *[]cellOp, row uint32) {
+	x.set = true
+	x.mark(row)
+	*list = append(*list, cellOp{flow.Directions[x.dir], true, x.id, 0, row})
+}
+
+// pair sets a pair; the subject has to have a default by then.
+func (x *subjectPlan) pair(list *[]cellOp, peer, row uint32) {
+	if !x.set {
+		x.setDefault(&x.early, x.c.open)
+	}
+	x.mark(row)
+	*list = append(*list, cellOp{flow.Directions[x.dir], false, x.id, peer, row})
+}
+
+func (x *subjectPlan) unpair(list *[]cellOp, peer uint32) {
+	*list = append(*list, cellOp{flow.Directions[x.dir], false, x.id, peer, 0})
+}
+
+// end moves the default, after all pairs that need not to follow it.
+func (x *subjectPlan) end() {
+	from, to := x.was, x.is
+	switch {
+	case x.isNew:
+		if !x.temporary {
+			x.use(to, 1)
+		}
+	default:
+		if !x.standIn && x.from != 0 {
+			x.use(from, -1)
+		}
+		if !x.temporary && x.to != 0 {
+			x.use(to, 1)
+		}
+		x.moveDefault(from, to)
+	}
+	if x.temporary {
+		x.lateAll = append(x.lateAll, cellOp{flow.Directions[x.dir], true, x.id, 0, 0})
+	}
+}
+
+func (x *subjectPlan) moveDefault(from, to uint32) {
+	if x.from == 0 && !x.set { // no pair is there that would need one, and nothing allows more than none
+		x.setDefault(&x.lessAll, to)
+		return
+	}
+	mid := x.between(from, to)
+	if mid != from {
+		x.setDefault(&x.lessAll, mid)
+	}
+	switch {
+	case x.to != 0 && to != mid:
+		x.setDefault(&x.moreAll, to)
+	case x.to == 0 && x.left && !x.temporary: // what is still paired goes first
+		x.setDefault(&x.moreAll, to)
+		x.lateAll = append(x.lateAll, cellOp{flow.Directions[x.dir], true, x.id, 0, 0})
+	case x.to == 0 && x.temporary:
+		x.setDefault(&x.moreAll, to)
+	case x.to == 0:
+		x.moreAll = append(x.moreAll, cellOp{flow.Directions[x.dir], true, x.id, 0, 0})
+	}
+}
+
+// between is the row that a change from one row to another takes before anything else allows more.
+func (p *plan) between(from, to uint32) uint32 {
+	c := p.c
+	switch {
+	case from == to || !c.loses(from, to):
+		return from
+	case !p.meets || !c.loses(to, from):
+		return to
+	}
+	id := c.intern(meet(&c.rows.at(from).value, &c.rows.at(to).value))
+	if x := c.rows.at(id); x.holders == 0 {
+		x.holders++
+		p.temporary = append(p.temporary, id)
+	}
+	return id
+}
+
+// cell plans for an ordinary peer: from a row to a row.
+func (x *subjectPlan) cell(peer, from, to uint32, temporary bool) {
+	if x.isNew {
+		x.newCell(peer, to, temporary)
+		return
+	}
+	if x.frozen {
+		to = from
+	}
+	paired := x.from != 0 && from != x.was
+	if x.standIn && paired {
+		x.pair(&x.early, peer, from)
+	}
+	x.change(peer, from, to, paired, paired && !x.standIn, temporary)
+}
+
+// cellOf plans for a stand-in as a peer.
+func (x *subjectPlan) cellOf(q peer) {
+	from, to := x.before(x.from, q.from), x.after(x.to, q.to)
+	if x.isNew {
+		x.newCell(q.id, to, q.temporary)
+		return
+	}
+	if x.frozen {
+		to = from
+	}
+	paired := x.from != 0 && from != x.was
+	if paired {
+		x.pair(&x.early, q.id, from)
+	}
+	x.change(q.id, from, to, paired, false, q.temporary)
+}
+
+func (x *subjectPlan) newCell(peer, row uint32, temporary bool) {
+	if row == x.is {
+		return
+	}
+	x.pair(&x.early, peer, row)
+	if temporary || x.temporary {
+		x.unpair(&x.late, peer)
+	} else {
+		x.use(row, 1)
+	}
+}
+
+// change plans a pair's way from a row to a row; paired: it is in the ruleset by then; counted: as one of its uses.
+func (x *subjectPlan) change(peer, from, to uint32, paired, counted, temporary bool) {
+	was, is := x.was, x.is
+	follows := !paired && from == was && to == is // as the default goes
+	if !follows && (from != to || was != is) {
+		paired = x.steps(peer, from, to, was, is, paired)
+	}
+	if counted {
+		x.use(from, -1)
+	}
+	switch {
+	case !paired:
+	case temporary || x.temporary || to == is:
+		x.left = true
+		x.unpair(&x.late, peer)
+	default:
+		x.use(to, 1)
+	}
+}
+
+// steps returns whether the pair is in the ruleset after them.
+func (x *subjectPlan) steps(peer, from, to, was, is uint32, paired bool) bool {
+	mid, defaultMid := x.between(from, to), x.between(was, is)
+	if mid != from || !paired && defaultMid != was {
+		x.pair(&x.less, peer, mid)
+		paired = true
+	}
+	if to != mid || !paired && is != defaultMid {
+		x.pair(&x.more, peer, to)
+		paired = true
+	}
+	return paired
+}
+
+// peerGone plans for an identity that no address has any more.
+func (x *subjectPlan) peerGone(peer uint32) {
+	if x.isNew || x.from == 0 {
+		return
+	}
+	row, was := x.before(x.from, peer), x.was
+	if row != was || !x.staged && was != x.is {
+		if x.standIn || row == was { // it is there until its addresses have moved, which may be after the default has
+			x.pair(&x.early, peer, row)
+		} else {
+			x.use(row, -1)
+		}
+		x.left = true
+		x.unpair(&x.late, peer)
+	}
+}
+
+// peerNew plans for an identity that no address has yet.
+func (x *subjectPlan) peerNew(peer uint32) {
+	if x.to == 0 || x.frozen {
+		return
+	}
+	row := x.after(x.to, peer)
+	follows := row == x.is
+	// Without stand-ins its addresses come before the default has moved.
+	if follows && (x.staged || x.isNew || row == x.was) {
+		return
+	}
+	x.pair(&x.early, peer, row)
+	if x.temporary || follows {
+		x.left = true
+		x.unpair(&x.late, peer)
+	} else {
+		x.use(row, 1)
+	}
+}
+
+// meet returns the row that allows what both allow.
+func meet(a, b *ruleset.Row) ruleset.Row {
+	both := func(x, y ruleset.Cell) ruleset.Cell {
+		if x.Verdict != flow.Allow {
+			return x
+		}
+		return y
+	}
+	out := ruleset.Row{Other: both(a.Other, b.Other)}
+	for _, p := range flow.PortProtocols {
+		var segments []ruleset.Segment
+		x, y := a.Segments(p), b.Segments(p)
+		for first := 0; len(x) > 0 && len(y) > 0; {
+			last := min(x[0].Last, y[0].Last)
+			segments = append(segments, ruleset.Segment{First: uint16(first), Last: last, Cell: both(x[0].Cell, y[0].Cell)})
+			first = int(last) + 1
+			if x[0].Last == last {
+				x = x[1:]
+			}
+			if y[0].Last == last {
+				y = y[1:]
+			}
+		}
+		segments = ruleset.Merge(segments)
+		switch p {
+		case flow.TCP:
+			out.TCP = segments
+		case flow.UDP:
+			out.UDP = segments
+		default:
+			out.SCTP = segments
+		}
+	}
+	return out
+}

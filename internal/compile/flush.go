@@ -1,0 +1,280 @@
+package compile
+
+import (
+	"net/netip"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// scratch is memory that is used again and again.
+type scratch struct {
+	key, text  []byte
+	sels, left []uint32
+	some       []uint32
+	speaking   []uint32
+	ids        []ruleset.RuleID
+	work       []resigning
+	hits       []uint64
+	own        []hit
+	merged     []hit
+	counts     []int32
+	plan       plan
+}
+
+// Flush works out what the changes since the last Flush mean and returns the difference, in an order that is safe at
+// every point: no connection is allowed that neither the ruleset before nor the one after allows, and none is denied
+// that both allow. Where nothing changes the Delta is empty and the generation stays.
+func (c *Compiler) Flush() ruleset.Delta {
+	c.rematch()
+	c.updatePending()
+	c.updateSpeaking()
+	c.updateNames()
+	c.updateRegions()
+	c.updateClasses()
+	c.updateSubjects()
+	c.updateRows()
+	d := c.makePlan()
+	c.sweep()
+	return d
+}
+
+// rematch finds the selectors of the label sets that are new or whose namespace has other labels, and the subjects
+// that select those that have become ours.
+func (c *Compiler) rematch() {
+	for _, id := range c.pending.sets {
+		s := c.sets.at(id)
+		isNew := s.rematch
+		if s.rematch {
+			s.rematch, s.resign = false, true
+			s.sels = c.matchingSelectors(s)
+		}
+		if s.key.space != 0 && (s.isLocal != (s.locals > 0) || isNew && s.isLocal) {
+			c.matchSubjects(s)
+		}
+	}
+}
+
+func (c *Compiler) matchingSelectors(s *set) []uint32 {
+	if s.key.space != 0 {
+		return c.matching(&c.peers, s, s.sels[:0])
+	}
+	found := s.sels[:0]
+	for _, id := range c.nodeSelectors {
+		if c.selectors.at(id).labels.Matches(s.key.labels) {
+			found = append(found, id)
+		}
+	}
+	return found
+}
+
+func (c *Compiler) updateNames() {
+	if !c.pending.names {
+		return
+	}
+	for i := range c.sets.items {
+		if s := &c.sets.items[i]; s.key.ports != 0 && s.hosts > 0 {
+			c.resignSet(uint32(i))
+		}
+	}
+}
+
+// sweep forgets what is not needed any more, and begins a new round.
+func (c *Compiler) sweep() {
+	c.sweepHosts()
+	for _, t := range c.pending.regions {
+		c.regions.at(t.region).touched = false
+	}
+	c.sweepClasses()
+	c.sweepSides()
+	c.sweepSpaces()
+	p := &c.pending
+	p.hosts, p.sets, p.classes, p.subjects = p.hosts[:0], p.sets[:0], p.classes[:0], p.subjects[:0]
+	p.changed, p.cells, p.regions = p.changed[:0], p.cells[:0], p.regions[:0]
+	p.spaces, p.edges, p.names = false, false, false
+	c.pods.settle()
+	c.nodePool.settle()
+	c.hosts.settle()
+	c.spaces.settle()
+	c.sets.settle()
+	c.selectors.settle()
+	c.spaceSels.settle()
+	c.policies.settle()
+	c.regions.settle()
+	c.classes.settle()
+	c.sides.settle()
+	c.rows.settle()
+	c.round++
+	c.trim()
+}
+
+// trim lets go of memory that only a very large change needs, as the first one is.
+func (c *Compiler) trim() {
+	const large = 1 << 12
+	p, s := &c.pending, &c.scratch
+	if cap(p.hosts) > large || cap(s.plan.members) > large || cap(s.plan.early) > large {
+		c.pending = pending{policies: map[policyKey]*policy.Policy{}}
+		left := s.left
+		c.scratch = scratch{left: left}
+	}
+	if len(c.loss) > large {
+		c.loss = map[[2]uint32]bool{}
+	}
+}
+
+func (c *Compiler) sweepHosts() {
+	for _, t := range c.pending.hosts {
+		x := c.hosts.at(t.host)
+		x.touched = false
+		if x.local != t.local {
+			if x.local {
+				c.locals++
+			} else {
+				c.locals--
+				delete(c.attached, t.host)
+			}
+		}
+		if x.local {
+			c.noteAttachment(t.host)
+		}
+		if x.first == 0 {
+			c.hostIndex.remove(hashAddr(x.addr), t.host)
+			c.countWide(x.addr, -1)
+			c.hosts.drop(t.host)
+		}
+	}
+}
+
+func (c *Compiler) noteAttachment(h uint32) {
+	if at := c.attachmentOf(h); at != (ruleset.Attachment{}) {
+		c.attached[h] = at
+	} else if len(c.attached) > 0 {
+		delete(c.attached, h)
+	}
+}
+
+// attachmentOf returns where the pod that has a host's address is plugged in.
+func (c *Compiler) attachmentOf(h uint32) ruleset.Attachment {
+	if len(c.attachments) == 0 {
+		return ruleset.Attachment{}
+	}
+	w := c.winner(h)
+	if w == 0 || w&ofNode != 0 {
+		return ruleset.Attachment{}
+	}
+	return c.attachments[uint32(w)]
+}
+
+// Ruleset returns the current ruleset: a copy, whose making takes time in its size.
+func (c *Compiler) Ruleset() *ruleset.Ruleset {
+	r := ruleset.New()
+	r.Generation = c.generation
+	for i := range c.hosts.items {
+		x := &c.hosts.items[i]
+		if x.set == 0 {
+			continue
+		}
+		if id := c.identityOf(x); id != c.identityAround(x) {
+			r.Addresses[netip.PrefixFrom(x.addr, x.addr.BitLen())] = ruleset.Identity(id)
+		}
+		if x.local {
+			r.Locals[x.addr] = c.attached[uint32(i)]
+		}
+	}
+	for _, id := range c.regionIndex {
+		x := c.regions.at(id)
+		if x.prefix.IsSingleIP() && c.hostAt(x.prefix.Addr()) != 0 {
+			continue
+		}
+		if x.identity != c.regions.at(x.parent).identity {
+			r.Addresses[x.prefix] = ruleset.Identity(x.identity)
+		}
+	}
+	for i := range c.sides.items {
+		for _, subject := range c.sides.items[i].subjects {
+			c.addSide(r, &c.sides.items[i], subject)
+		}
+	}
+	for i := range c.rows.items {
+		if x := &c.rows.items[i]; x.id != 0 {
+			r.Rows[x.id] = x.value
+			c.eachRule(&x.value, func(o *origin) { r.Rules[o.id] = o.rule })
+		}
+	}
+	return r
+}
+
+func (c *Compiler) addSide(r *ruleset.Ruleset, s *side, subject uint32) {
+	key := ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}
+	r.Defaults[key] = c.rows.at(s.common).id
+	for peer, row := range s.rows {
+		if row != s.common && c.alive(uint32(peer)) {
+			r.Pairs[ruleset.Pair{Subject: key, Peer: ruleset.Identity(peer)}] = c.rows.at(row).id
+		}
+	}
+}
+
+// Judge gives the verdict for a connection as the current ruleset does. It does not allocate.
+func (c *Compiler) Judge(t flow.Tuple) ruleset.Judgement {
+	allowed := ruleset.Judgement{Verdict: flow.Allow}
+	if t.Source == t.Destination && !t.Translated {
+		return allowed
+	}
+	source, sourceLocal := c.lookUp(t.Source)
+	destination, destinationLocal := c.lookUp(t.Destination)
+	if sourceLocal {
+		j := c.judgeSide(0, source, destination, t)
+		if j.Verdict != flow.Allow {
+			return j
+		}
+		allowed = j
+	}
+	if destinationLocal && !t.Local {
+		if j := c.judgeSide(1, destination, source, t); j.Verdict != flow.Allow || j.Rule != 0 {
+			return j
+		}
+	}
+	return allowed
+}
+
+// Decide is Judge with the rule itself in place of its number.
+func (c *Compiler) Decide(t flow.Tuple) flow.Decision {
+	j := c.Judge(t)
+	d := flow.Decision{Verdict: j.Verdict, Direction: j.Direction}
+	if o := c.origins[j.Rule]; o != nil {
+		d.Rule = o.rule
+	}
+	return d
+}
+
+// lookUp returns the identity of an address and whether it is one that is judged.
+func (c *Compiler) lookUp(a netip.Addr) (identity uint32, local bool) {
+	if h := c.hostAt(a); h != 0 {
+		x := c.hosts.at(h)
+		return c.identityOf(x), x.local
+	}
+	return c.regions.at(c.regionOf(a)).identity, false
+}
+
+func (c *Compiler) judgeSide(d int, subject, peer uint32, t flow.Tuple) ruleset.Judgement {
+	id := c.classes.at(subject).sides[d]
+	if id == 0 {
+		return ruleset.Judgement{Verdict: flow.Allow}
+	}
+	row := c.rows.at(c.sides.at(id).row(peer))
+	cell := row.value.Lookup(t.Protocol, t.Port)
+	j := ruleset.Judgement{Verdict: cell.Verdict, Row: row.id, Rule: cell.Rule}
+	if cell.Verdict != flow.Allow {
+		j.Direction = flow.Directions[d]
+	}
+	return j
+}
+
+// row returns the row for a class; those that came after the last signature are matched by nothing.
+func (s *side) row(class uint32) uint32 {
+	if int(class) < len(s.rows) {
+		return s.rows[class]
+	}
+	return s.usual
+}

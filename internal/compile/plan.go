@@ -1,0 +1,516 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+)
+
+// The difference between two rulesets has to be safe at every point, as a dataplane may be seen in between. A
+// connection is judged at two sides by the identities of both its ends, so three things can go wrong:
+//
+//   - Two addresses move to other identities. Between the two moves their connection is judged by one old and one
+//     new identity, for which the rows may say what neither before nor after is true.
+//   - A side allows more before the other allows less.
+//   - An address moves while the rows of its old or new identity change.
+//
+// So addresses that move take a stand-in first, an identity of which the rows say what they say of the old one. When all
+// have moved, the rows change, those of the stand-ins with the others: first all that allow less (a row that
+// allows both less and more takes the meet of both, what both allow), then all that allow more. Then every row says of a
+// stand-in what it says of the new identity, and the addresses move there. A new identity is its own stand-in for some of those
+// that move to it. Most changes are simple (one pod comes, or pods elsewhere do), and need none of this.
+type plan struct {
+	c         *Compiler
+	members   []member
+	standIns  []standIn
+	staged    bool // addresses move by stand-ins
+	meets     bool // rows that allow both less and more take a step in between
+	first     bool // nothing was judged before
+	peers     []peer
+	was       map[uint64]uint32 // rows at the last flush, by side and class, that have changed
+	tightens  bool
+	early     []cellOp // before any address moves
+	less      []cellOp
+	lessAll   []cellOp // defaults, after the pairs
+	more      []cellOp
+	moreAll   []cellOp
+	late      []cellOp // what nothing points to any more
+	lateAll   []cellOp
+	marked    []uint32 // rows
+	temporary []uint32 // rows that nothing holds but the plan
+	ops       []ruleset.Op
+}
+
+// member is an address or prefix that changes: its identity, whether it is in the ruleset, whether it is judged.
+type member struct {
+	prefix         netip.Prefix
+	host           uint32 // 0 for a prefix
+	from, to       uint32
+	was, is        bool // in the ruleset
+	judged, judges bool // before and after
+	standIn        int32
+}
+
+// standIn is an identity for the addresses that move from one to another.
+type standIn struct {
+	from, to       uint32
+	judged, judges bool
+	id             uint32
+}
+
+// peer is an identity that did not have its meaning before or has none after, or a stand-in.
+type peer struct {
+	id        uint32
+	from, to  uint32 // whose rows it has first and last; unassigned for none
+	temporary bool   // a stand-in that goes again
+}
+
+// cellOp is an Op on defaults and pairs. Row 0 deletes.
+type cellOp struct {
+	dir       flow.Direction
+	isDefault bool
+	subject   uint32
+	peer      uint32
+	row       uint32
+}
+
+func (c *Compiler) makePlan() ruleset.Delta {
+	p := &c.scratch.plan
+	p.reset(c)
+	p.collect()
+	visible, directions := p.visible()
+	if visible || len(c.pending.changed) > 0 || len(c.pending.subjects) > 0 {
+		clear(c.moves)
+	}
+	p.first = c.locals == 0
+	moving, simple := p.moving()
+	p.staged = !p.first && moving && (visible || !simple)
+	p.meets = p.staged || directions == 3
+	p.stage()
+	p.findPeers()
+	p.findTightening()
+	p.subjects()
+	return p.delta()
+}
+
+func (p *plan) reset(c *Compiler) {
+	*p = plan{c: c, members: p.members[:0], standIns: p.standIns[:0], peers: p.peers[:0], was: p.was, early: p.early[:0],
+		less: p.less[:0], lessAll: p.lessAll[:0], more: p.more[:0], moreAll: p.moreAll[:0], late: p.late[:0],
+		lateAll: p.lateAll[:0], marked: p.marked[:0], temporary: p.temporary[:0]}
+	if len(c.pending.cells) > 0 {
+		p.was = map[uint64]uint32{}
+		for _, x := range c.pending.cells {
+			p.was[uint64(x.side)<<32|uint64(x.class)] = x.was
+		}
+	} else {
+		p.was = nil
+	}
+}
+
+func (p *plan) collect() {
+	c := p.c
+	for _, t := range c.pending.hosts {
+		x := c.hosts.at(t.host)
+		m := member{host: t.host, prefix: netip.PrefixFrom(x.addr, x.addr.BitLen()), from: t.identity, to: c.identityOf(x),
+			was: t.explicit, judged: t.local, judges: x.local, standIn: -1}
+		m.is = m.to != c.identityAround(x)
+		if m.from != m.to || m.was != m.is || m.judged != m.judges || m.judges && c.attached[t.host] != c.attachmentOf(t.host) {
+			p.members = append(p.members, m)
+		}
+	}
+	regions := len(p.members)
+	for _, t := range c.pending.regions {
+		x := c.regions.at(t.region)
+		if t.prefix.IsSingleIP() && c.hostAt(t.prefix.Addr()) != 0 {
+			continue
+		}
+		m := member{prefix: t.prefix, from: t.identity, was: !t.isNew && t.identity != t.around, standIn: -1}
+		if x.prefix.IsValid() {
+			m.to = x.identity
+			m.is = m.to != c.regions.at(x.parent).identity
+		} else {
+			m.to = c.regions.at(c.around(t.prefix)).identity
+		}
+		if (m.from != m.to || m.was != m.is) && (x.prefix.IsValid() || !t.isNew) {
+			p.members = append(p.members, m)
+		}
+	}
+	// What is inside is set before what is around it, and deleted after it: so it never falls to the wrong identity.
+	slices.SortStableFunc(p.members[regions:], func(a, b member) int { return b.prefix.Bits() - a.prefix.Bits() })
+}
+
+// visible reports whether rows change between identities that had addresses before, and in which directions.
+func (p *plan) visible() (any bool, directions int) {
+	c := p.c
+	for _, x := range c.pending.cells {
+		s := c.sides.at(x.side)
+		if s.rows[x.class] != x.was {
+			directions |= int(s.dir)
+		}
+	}
+	for _, id := range c.pending.classes {
+		x := c.classes.at(id)
+		for d, dir := range flow.Directions {
+			if x.wasLocals > 0 && x.locals > 0 && directions&int(dir) == 0 && p.differ(x.wasSides[d], x.sides[d]) {
+				directions |= int(dir)
+			}
+		}
+	}
+	return directions != 0, directions
+}
+
+// differ reports whether two sides, before and after, have different rows for some peer.
+func (p *plan) differ(from, to uint32) bool {
+	if from == to {
+		return false
+	}
+	for id := range p.c.classes.items {
+		peer := uint32(id)
+		if p.c.alive(peer) && p.c.wasThere(peer) && p.before(from, peer) != p.after(to, peer) {
+			return true
+		}
+	}
+	return false
+}
+
+// moving reports whether addresses change their identity or whether they are judged, and whether they may do so one
+// after the other: of two that may have a connection which is judged here, only one.
+func (p *plan) moving() (any, simple bool) {
+	var count, ours [2]int
+	simple = true
+	for _, m := range p.members {
+		if m.from == m.to && m.judged == m.judges {
+			continue
+		}
+		any = true
+		f := 0
+		if m.prefix.Addr().Is6() {
+			f = 1
+		}
+		count[f]++
+		if m.judged || m.judges {
+			ours[f]++
+		}
+		// Between the two Ops of an address that begins or ceases to be judged it is of another identity.
+		if m.from != m.to && m.judged != m.judges && (m.judges && p.c.isSubject(m.from) || m.judged && p.c.isSubject(m.to)) {
+			simple = false
+		}
+	}
+	for f := range count {
+		simple = simple && (ours[f] == 0 || count[f] == 1)
+	}
+	return any, simple
+}
+
+func (c *Compiler) isSubject(id uint32) bool {
+	x := c.classes.at(id)
+	none := [2]uint32{}
+	return x.sides != none || x.touched == c.round && x.wasSides != none
+}
+
+// stage gives the members that move their stand-ins.
+func (p *plan) stage() {
+	if !p.staged {
+		return
+	}
+	type key struct {
+		from, to       uint32
+		judged, judges bool
+	}
+	found := map[key]int32{}
+	for i := range p.members {
+		m := &p.members[i]
+		if m.from == m.to && m.judged == m.judges {
+			continue
+		}
+		k := key{m.from, m.to, m.judged, m.judges}
+		s, ok := found[k]
+		if !ok {
+			s = int32(len(p.standIns))
+			found[k] = s
+			p.standIns = append(p.standIns, standIn{m.from, m.to, m.judged, m.judges, unassigned})
+		}
+		m.standIn = s
+	}
+	p.nameStandIns()
+}
+
+// nameStandIns lets each new identity be the stand-in of some that move to it: of those that will be judged, if there are
+// any, as these take the most to write. The others get numbers of their own.
+func (p *plan) nameStandIns() {
+	own := map[uint32]int{}
+	for i, s := range p.standIns {
+		if best, ok := own[s.to]; !p.c.wasThere(s.to) && (!ok || s.judges && !p.standIns[best].judges) {
+			own[s.to] = i
+		}
+	}
+	for i := range p.standIns {
+		s := &p.standIns[i]
+		if best, ok := own[s.to]; ok && best == i {
+			s.id = s.to
+		} else {
+			s.id = p.c.classes.take()
+			p.c.classes.drop(s.id)
+		}
+	}
+}
+
+// findPeers lists the identities whose rows do not go from something to something.
+func (p *plan) findPeers() {
+	c := p.c
+	for _, s := range p.standIns {
+		p.peers = append(p.peers, peer{s.id, s.from, s.to, s.id != s.to})
+	}
+	for _, id := range c.pending.classes {
+		x := c.classes.at(id)
+		if id == nobody {
+			continue
+		}
+		switch {
+		case x.wasThere && x.refs == 0:
+			p.peers = append(p.peers, peer{id, id, unassigned, false})
+		case !x.wasThere && x.refs > 0 && !p.isStandIn(id):
+			p.peers = append(p.peers, peer{id, unassigned, id, false})
+		}
+	}
+}
+
+func (p *plan) isStandIn(id uint32) bool {
+	for _, s := range p.standIns {
+		if s.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+// before is the row of a side for a class at the last flush.
+func (p *plan) before(side, class uint32) uint32 {
+	if p.was != nil {
+		if row, ok := p.was[uint64(side)<<32|uint64(class)]; ok {
+			return row
+		}
+	}
+	return p.after(side, class)
+}
+
+func (p *plan) after(side, class uint32) uint32 {
+	if side == 0 {
+		return p.c.open
+	}
+	return p.c.sides.at(side).row(class)
+}
+
+func (p *plan) common(side uint32) uint32 {
+	if side == 0 {
+		return p.c.open
+	}
+	return p.c.sides.at(side).common
+}
+
+// delta puts everything together.
+func (p *plan) delta() ruleset.Delta {
+	c := p.c
+	cells := [][]cellOp{p.early, p.less, p.lessAll, p.more, p.moreAll, p.late, p.lateAll}
+	count := 0
+	for _, list := range cells {
+		count += len(list)
+	}
+	if count+len(p.members)+len(p.marked) == 0 {
+		return ruleset.Delta{From: c.generation, To: c.generation}
+	}
+	p.ops = make([]ruleset.Op, 0, count+p.memberOps()+2*len(p.marked))
+	p.addRows()
+	p.cellOps(p.early)
+	p.moveOps()
+	p.deleteRows()
+	for _, row := range p.temporary {
+		c.dropRow(row)
+	}
+	if len(p.ops) == 0 {
+		return ruleset.Delta{From: c.generation, To: c.generation}
+	}
+	c.generation++
+	d := ruleset.Delta{From: c.generation - 1, To: c.generation, Tightens: p.tightens, Ops: p.ops}
+	p.ops = nil
+	return d
+}
+
+// moveOps appends all that is between the first rows and the last deletions.
+func (p *plan) moveOps() {
+	switch {
+	case p.staged:
+		p.toStandIns()
+		p.localOps(true)
+		p.cellOps(p.less, p.lessAll, p.more, p.moreAll)
+		p.localOps(false)
+		p.toIdentities()
+	case p.first: // what is judged from now on is judged by all that is new
+		p.cellOps(p.less, p.lessAll, p.more, p.moreAll)
+		p.toIdentities()
+		p.localOps(true)
+		p.localOps(false)
+	default:
+		p.localOps(true)
+		p.cellOps(p.less, p.lessAll)
+		p.toIdentities()
+		p.cellOps(p.more, p.moreAll)
+		p.localOps(false)
+	}
+	p.cellOps(p.late, p.lateAll)
+}
+
+func (p *plan) memberOps() int {
+	n := 0
+	for _, m := range p.members {
+		if m.was || m.is {
+			n++
+		}
+		if m.standIn >= 0 {
+			n++
+		}
+		if m.judged || m.judges {
+			n++
+		}
+	}
+	return n
+}
+
+// toStandIns moves hosts before the prefixes around them, as they may have the identity of the prefix until then.
+func (p *plan) toStandIns() {
+	for _, hosts := range []bool{true, false} {
+		for _, m := range p.members {
+			if m.standIn < 0 || (m.host != 0) != hosts || !m.was && !m.is {
+				continue
+			}
+			p.setAddress(m.prefix, p.standIns[m.standIn].id)
+		}
+	}
+	// A host that does not move may be in the ruleset from now on, as the prefix around it moves; or it is the reverse.
+	for _, m := range p.members {
+		if m.standIn < 0 && m.is && !m.was {
+			p.setAddress(m.prefix, m.to)
+		}
+	}
+}
+
+// toIdentities moves every address to its identity; those that need not be in the ruleset go last.
+func (p *plan) toIdentities() {
+	for _, m := range p.members {
+		moved := m.from != m.to
+		if m.standIn >= 0 {
+			moved = p.standIns[m.standIn].id != m.to
+		} else if p.staged && m.is && !m.was {
+			moved = false
+		} else if m.was != m.is {
+			moved = true
+		}
+		if m.is && moved {
+			p.setAddress(m.prefix, m.to)
+		}
+	}
+	for _, m := range slices.Backward(p.members) {
+		if !m.is && m.was {
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.prefix})
+		}
+	}
+}
+
+func (p *plan) setAddress(prefix netip.Prefix, id uint32) {
+	p.ops = append(p.ops, ruleset.Op{Kind: ruleset.SetAddress, Prefix: prefix, Identity: ruleset.Identity(id)})
+}
+
+// localOps appends the Ops for addresses that are judged from now on, or not any more.
+func (p *plan) localOps(come bool) {
+	for _, m := range p.members {
+		switch {
+		case come && m.judges:
+			at := p.c.attachmentOf(m.host)
+			if !m.judged || at != p.c.attached[m.host] {
+				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.SetLocal, Prefix: m.prefix, Attachment: at})
+			}
+		case !come && m.judged && !m.judges:
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteLocal, Prefix: m.prefix})
+		}
+	}
+}
+
+func (p *plan) cellOps(lists ...[]cellOp) {
+	for _, list := range lists {
+		for _, x := range list {
+			op := ruleset.Op{Subject: ruleset.Subject{Direction: x.dir, Identity: ruleset.Identity(x.subject)}, Peer: ruleset.Identity(x.peer)}
+			switch {
+			case x.isDefault && x.row != 0:
+				op.Kind = ruleset.SetDefault
+			case x.isDefault:
+				op.Kind = ruleset.DeleteDefault
+			case x.row != 0:
+				op.Kind = ruleset.SetPair
+			default:
+				op.Kind = ruleset.DeletePair
+			}
+			if x.row != 0 {
+				op.Row = p.c.rows.at(x.row).id
+			}
+			p.ops = append(p.ops, op)
+		}
+	}
+}
+
+// mark notes that a row may have to come or go.
+func (p *plan) mark(row uint32) {
+	if x := p.c.rows.at(row); !x.marked {
+		x.marked = true
+		p.marked = append(p.marked, row)
+	}
+}
+
+func (p *plan) use(row uint32, by int) {
+	p.c.rows.at(row).uses += by
+	p.mark(row)
+}
+
+func (p *plan) addRows() {
+	for _, id := range p.marked {
+		x := p.c.rows.at(id)
+		x.marked = false
+		if x.id != 0 {
+			continue
+		}
+		p.c.lastRow++
+		x.id = p.c.lastRow
+		p.c.eachRule(&x.value, func(o *origin) {
+			if o.rows++; o.rows == 1 {
+				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.AddRule, Rule: o.id, Origin: o.rule})
+			}
+		})
+	}
+	for _, id := range p.marked {
+		if x := p.c.rows.at(id); x.id != 0 && !x.held {
+			x.held = true
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.AddRow, Row: x.id, Value: x.value})
+		}
+	}
+}
+
+func (p *plan) deleteRows() {
+	for _, id := range p.marked {
+		if x := p.c.rows.at(id); x.uses == 0 && x.id != 0 {
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteRow, Row: x.id})
+		}
+	}
+	for _, id := range p.marked {
+		x := p.c.rows.at(id)
+		if x.uses > 0 || x.id == 0 {
+			continue
+		}
+		x.id, x.held = 0, false
+		p.c.eachRule(&x.value, func(o *origin) {
+			if o.rows--; o.rows == 0 {
+				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteRule, Rule: o.id})
+			}
+		})
+	}
+}

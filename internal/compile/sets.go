@@ -1,0 +1,285 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/label"
+)
+
+// setKey is all of a pod or node that selectors and named ports can tell apart, but its address.
+type setKey struct {
+	space  uint32 // 0 for nodes
+	labels label.Set
+	ports  uint32 // number of its list of named ports
+}
+
+// A set is a label set with the hosts that have it.
+type set struct {
+	key    setKey
+	names  uint32 // number of its values for the port names that policies use
+	hosts  int32
+	locals int32
+	first  uint32 // of its hosts, which are a list
+	atoms  []atom // one for each region that its hosts are in
+	sels   []uint32
+	// subjects are the selectors of policies' subjects that match it; kept only while some of its hosts are judged.
+	subjects []uint32
+	isLocal  bool // subjects are kept
+	touched  bool
+	rematch  bool // its namespace has other labels, or it is new
+	resign   bool // other selectors match it, or other port names are used
+}
+
+// An atom is the part of a label set in one region: all that selectors can see is the same for its hosts.
+type atom struct {
+	region   uint32
+	identity uint32 // unassigned until the next flush
+	hosts    int32
+	locals   int32
+}
+
+const unassigned = ^uint32(0)
+
+func (s *set) atom(region uint32) *atom {
+	for i := range s.atoms {
+		if s.atoms[i].region == region {
+			return &s.atoms[i]
+		}
+	}
+	return nil
+}
+
+// A space is a namespace.
+type space struct {
+	name     string
+	labels   label.Set
+	declared bool
+	sels     []uint32 // space selectors that match it
+	sets     []uint32
+}
+
+// SetNamespace adds a namespace or replaces it by a changed one.
+func (c *Compiler) SetNamespace(n cluster.Namespace) {
+	if v, ok := n.Labels.Get(cluster.NameLabel); !ok || v != n.Name {
+		n.Labels = named(n.Labels, n.Name)
+	}
+	id := c.space(n.Name)
+	s := c.spaces.at(id)
+	s.declared = true
+	if s.labels != n.Labels {
+		s.labels = n.Labels
+		c.relabeled(id)
+	}
+}
+
+// DeleteNamespace removes a namespace. One in which there still are pods has no label but its name then.
+func (c *Compiler) DeleteNamespace(name string) {
+	id, known := c.spaceName[name]
+	if !known {
+		return
+	}
+	s := c.spaces.at(id)
+	s.declared = false
+	if bare := named(label.Set{}, name); s.labels != bare {
+		s.labels = bare
+		c.relabeled(id)
+	}
+	c.pending.spaces = true
+}
+
+// named returns labels with the label that every namespace has.
+func named(labels label.Set, name string) label.Set {
+	with, err := labels.With(cluster.NameLabel, name)
+	if err != nil { // such a namespace cannot exist; no label is the fewest that policies can match
+		return label.Set{}
+	}
+	return with
+}
+
+// space returns the number of a namespace, which exists from then on.
+func (c *Compiler) space(name string) uint32 {
+	if id, ok := c.spaceName[name]; ok {
+		return id
+	}
+	id := c.spaces.take()
+	*c.spaces.at(id) = space{name: name, labels: named(label.Set{}, name)}
+	c.spaceName[name] = id
+	c.matchSpace(id)
+	return id
+}
+
+// relabeled looks up again what matches a namespace; its label sets have to be matched again.
+func (c *Compiler) relabeled(id uint32) {
+	for _, s := range c.spaces.at(id).sets {
+		c.sets.at(s).rematch = true
+		c.touchSet(s)
+	}
+	c.matchSpace(id)
+}
+
+// sweepSpaces forgets namespaces that are not declared and have no pods.
+func (c *Compiler) sweepSpaces() {
+	if !c.pending.spaces {
+		return
+	}
+	for name, id := range c.spaceName {
+		if s := c.spaces.at(id); !s.declared && len(s.sets) == 0 {
+			for _, sel := range s.sels {
+				x := c.spaceSels.at(sel)
+				x.spaces = without(x.spaces, id)
+			}
+			delete(c.spaceName, name)
+			c.spaces.drop(id)
+		}
+	}
+}
+
+func (c *Compiler) podSet(e *cluster.Endpoint) uint32 {
+	id, ok := c.spaceName[e.Namespace]
+	if !ok {
+		id = c.space(e.Namespace)
+	}
+	return c.setOf(setKey{id, e.Labels, c.ports.list(e)})
+}
+
+func (c *Compiler) nodeSet(labels label.Set) uint32 { return c.setOf(setKey{labels: labels}) }
+
+func (c *Compiler) setOf(k setKey) uint32 {
+	if id, ok := c.setIndex[k]; ok {
+		return id
+	}
+	id := c.sets.take()
+	*c.sets.at(id) = set{key: k, rematch: true}
+	c.setIndex[k] = id
+	c.touchSet(id)
+	if k.space == 0 {
+		c.nodeSets = append(c.nodeSets, id)
+		return id
+	}
+	s := c.spaces.at(k.space)
+	s.sets = append(s.sets, id)
+	for pair := range pairs(k.labels) {
+		c.withLabel[pair] = append(c.withLabel[pair], id)
+	}
+	return id
+}
+
+// dropSet forgets a label set that no host has.
+func (c *Compiler) dropSet(id uint32) {
+	s := c.sets.at(id)
+	delete(c.setIndex, s.key)
+	if s.key.space == 0 {
+		c.nodeSets = without(c.nodeSets, id)
+	} else {
+		space := c.spaces.at(s.key.space)
+		space.sets = without(space.sets, id)
+		c.pending.spaces = c.pending.spaces || !space.declared
+		for pair := range pairs(s.key.labels) {
+			if rest := without(c.withLabel[pair], id); len(rest) > 0 {
+				c.withLabel[pair] = rest
+			} else {
+				delete(c.withLabel, pair)
+			}
+		}
+	}
+	c.sets.drop(id)
+}
+
+// pairs yields the "key=value" of a set, without making strings.
+func pairs(s label.Set) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for rest := s.String(); rest != ""; {
+			var pair string
+			pair, rest, _ = strings.Cut(rest, ",")
+			if !yield(pair) {
+				return
+			}
+		}
+	}
+}
+
+func (c *Compiler) touchSet(id uint32) {
+	if s := c.sets.at(id); !s.touched {
+		s.touched = true
+		c.pending.sets = append(c.pending.sets, id)
+	}
+}
+
+// A portTable numbers lists of named ports, and what they say of the names that policies use. Both are few, and kept.
+type portTable struct {
+	lists  []portList // by number; 0 is none
+	byText map[string]uint32
+	used   map[string]int // names in policies' rules
+	values []portList     // by number: of the used names only
+	byUsed map[string]uint32
+}
+
+type portList []cluster.Port
+
+func newPortTable() portTable {
+	return portTable{lists: make([]portList, 1), values: make([]portList, 1), byText: map[string]uint32{"": 0},
+		byUsed: map[string]uint32{"": 0}, used: map[string]int{}}
+}
+
+// list returns the number of e's named ports. Of a name and protocol that are there twice the first counts.
+func (t *portTable) list(e *cluster.Endpoint) uint32 {
+	var all portList
+	for _, p := range e.Ports {
+		same := func(o cluster.Port) bool { return o.Name == p.Name && o.Protocol == p.Protocol }
+		if p.Name != "" && !slices.ContainsFunc(all, same) {
+			all = append(all, p)
+		}
+	}
+	if all == nil {
+		return 0
+	}
+	slices.SortFunc(all, func(a, b cluster.Port) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	return number(all, &t.lists, t.byText)
+}
+
+// named returns the number of what a list says of the names that policies use.
+func (t *portTable) named(list uint32) uint32 {
+	if list == 0 || len(t.used) == 0 {
+		return 0
+	}
+	var all portList
+	for _, p := range t.lists[list] {
+		if t.used[p.Name] > 0 {
+			all = append(all, p)
+		}
+	}
+	return number(all, &t.values, t.byUsed)
+}
+
+func number(l portList, lists *[]portList, byText map[string]uint32) uint32 {
+	var text []byte
+	for _, p := range l {
+		text = strconv.AppendQuote(text, p.Name)
+		text = strconv.AppendUint(append(text, '='), uint64(p.Number), 10)
+		text = strconv.AppendUint(append(text, '/'), uint64(p.Protocol), 10)
+	}
+	n, ok := byText[string(text)]
+	if !ok {
+		n = uint32(len(*lists))
+		*lists = append(*lists, l)
+		byText[string(text)] = n
+	}
+	return n
+}
+
+// resolve returns the port of protocol p that a pod with the given values calls name.
+func (t *portTable) resolve(values uint32, name string, p flow.Protocol) (uint16, bool) {
+	for _, port := range t.values[values] {
+		if port.Name == name && port.Protocol == p {
+			return port.Number, true
+		}
+	}
+	return 0, false
+}
