@@ -55,7 +55,9 @@ func (in input) load(cmd *cobra.Command) (*loaded, error) {
 	result := bundle.Finish(manifest.Options{})
 	stderr := cmd.ErrOrStderr()
 	for _, n := range result.Notices {
-		fmt.Fprintln(stderr, "note:", n)
+		if !n.Running {
+			fmt.Fprintln(stderr, "note:", n)
+		}
 	}
 	report(stderr, result.Problems)
 	if n := len(result.Problems); n > 0 && !in.keepGoing {

@@ -69,7 +69,13 @@ func (o *object) effect(format string, args ...any) {
 }
 
 func (o *object) notice(path, format string, args ...any) {
-	o.notices = append(o.notices, Notice{o.file, o.lineOf(path), o.name(), fmt.Sprintf(format, args...)})
+	o.notices = append(o.notices, Notice{File: o.file, Line: o.lineOf(path), Object: o.name(), Message: fmt.Sprintf(format, args...)})
+}
+
+// noticeOfRunning is for what only matters where the pod really runs.
+func (o *object) noticeOfRunning(path, format string, args ...any) {
+	o.notice(path, format, args...)
+	o.notices[len(o.notices)-1].Running = true
 }
 
 func (o *object) lineOf(path string) int {

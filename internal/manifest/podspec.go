@@ -95,7 +95,7 @@ func (o *object) env(path string, list []corev1.EnvVar) []podspec.Env {
 		case from.FieldRef != nil && slices.Contains(known, podspec.Field(from.FieldRef.FieldPath)):
 			env = append(env, podspec.Env{Name: e.Name, Field: podspec.Field(from.FieldRef.FieldPath)})
 		default:
-			o.notice(at(path, i), "the variable %s is not set in pods that run here: its value is not in the manifest", shorten(e.Name))
+			o.noticeOfRunning(at(path, i), "the variable %s is not set in pods that run here: its value is not in the manifest", shorten(e.Name))
 		}
 	}
 	return env
@@ -132,7 +132,7 @@ func (o *object) probe(path string, c corev1.Container, p *corev1.Probe) (podspe
 		}
 	}
 	if out.Exec == nil && out.TCP == 0 && (out.HTTP == nil || out.HTTP.Port == 0) {
-		o.notice(path, "the probe is left out: it is of a kind that is not known here, or its port is")
+		o.noticeOfRunning(path, "the probe is left out, as it is neither exec nor httpGet nor tcpSocket, or its port is not declared")
 		return podspec.Probe{}, false
 	}
 	return out, true

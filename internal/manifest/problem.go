@@ -58,6 +58,8 @@ type Notice struct {
 	Line    int
 	Object  string
 	Message string
+	// Running: it only matters where the pods really run, not to what policies say.
+	Running bool
 }
 
 // String is one line, formed like a Problem's.
