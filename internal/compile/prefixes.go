@@ -9,18 +9,6 @@ import (
 // 33 and 129.
 type lengths struct{ v4, v6 [129]bool }
 
-func lengthsOf(prefixes iter.Seq[netip.Prefix]) lengths {
-	var l lengths
-	for p := range prefixes {
-		if p.Addr().Is4() {
-			l.v4[p.Bits()] = true
-		} else {
-			l.v6[p.Bits()] = true
-		}
-	}
-	return l
-}
-
 // around yields the prefixes of these lengths that contain p, itself among them, the longest first.
 func (l *lengths) around(p netip.Prefix) iter.Seq[netip.Prefix] {
 	used := &l.v6

@@ -79,11 +79,3 @@ func (e *enforcer) close() error {
 	e.watching.Wait()
 	return e.dp.Close()
 }
-
-// Engine is what keeps the lab's dataplane in step, for tests that change policies; nil without a dataplane.
-func (l *Lab) Engine() *engine.Engine {
-	if l.enforcer == nil {
-		return nil
-	}
-	return l.enforcer.engine
-}

@@ -62,14 +62,6 @@ type face struct {
 	id    ruleset.Identity
 }
 
-// Fenced reports whether policies deny something to the box in direction d.
-func (b *Box) Fenced(d flow.Direction) bool {
-	if d == flow.Egress {
-		return b.FencedEgress
-	}
-	return b.FencedIngress
-}
-
 // ownNodeOf says whether a is the node of the pods in b.
 func (a *Box) ownNodeOf(b *Box) ownNode {
 	if !a.isNode || !b.judged {

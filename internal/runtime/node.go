@@ -186,12 +186,6 @@ func (n *Node) poke() {
 	}
 }
 
-// Woken says that something ended which should be running: Apply what is desired again.
-func (n *Node) Woken() <-chan struct{} { return n.wake }
-
-// ReadyChanged says that the readiness of a pod has changed: call Refresh.
-func (n *Node) ReadyChanged() <-chan struct{} { return n.seen.changed }
-
 // Refresh brings what depends on readiness up to date.
 func (n *Node) Refresh(ctx context.Context) error {
 	n.mu.Lock()

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -129,19 +128,4 @@ func (p Process) Await(d time.Duration) bool {
 			return !p.Alive()
 		}
 	}
-}
-
-// openNamespace opens a namespace of p, such as "net", and makes sure that it is p's.
-func (p Process) openNamespace(kind string) (*os.File, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", p.PID, kind))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !p.Alive() {
-		if f != nil {
-			f.Close()
-		}
-		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open %s namespace of process %d: %w", kind, p.PID, err)
-	}
-	return f, nil
 }
