@@ -63,7 +63,9 @@ var mayImport = map[string]string{
 	"bench/edits":                      "",
 	"bench/labmanifests":               "",
 	"hack/testsummary":                 "",
-	"bench/engine":                     "label flow policy cluster ruleset compile",
+	"bench/engine":                     "flow ruleset compile",
+	"bench/workload":                   "label flow policy cluster ruleset compile",
+	"bench/measure":                    "",
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.

@@ -1,4 +1,6 @@
-package main
+// Package workload is what the benches measure with: a cluster, its updates and connections, read from the files of the
+// common workload or made by a generator of the same kinds of objects.
+package workload
 
 import (
 	"bufio"
@@ -19,21 +21,35 @@ import (
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-const localNode = "node-0"
+// LocalNode is the node that is looked at where one node is.
+const LocalNode = "node-0"
 
-// workload is a decoded cluster with updates and connections.
-type workload struct {
-	namespaces  []cluster.Namespace
-	pods        []*cluster.Endpoint
-	policies    []*policy.Policy
-	ops         []op
-	connections []flow.Tuple
+// Workload is a decoded cluster with updates and connections.
+type Workload struct {
+	Namespaces  []cluster.Namespace
+	Pods        []*cluster.Endpoint
+	Policies    []*policy.Policy
+	Updates     []Update
+	Connections []flow.Tuple
 }
 
-// op is one update.
-type op struct {
-	kind  string
-	apply func(*compile.Compiler)
+// Update is one change. Those of one kind come one after another.
+type Update struct {
+	Kind  string
+	Apply func(*compile.Compiler)
+}
+
+// Feed gives everything to c, which has to be flushed then.
+func (w *Workload) Feed(c *compile.Compiler) {
+	for _, n := range w.Namespaces {
+		c.SetNamespace(n)
+	}
+	for _, e := range w.Pods {
+		c.SetPod(e, ruleset.Attachment{})
+	}
+	for _, p := range w.Policies {
+		c.SetPolicy(p)
+	}
 }
 
 // The parts of Kubernetes objects that the workload has.
@@ -41,6 +57,7 @@ type (
 	meta struct {
 		Name, Namespace string
 		Labels          map[string]string
+		OwnerReferences []struct{ Kind, Name string }
 	}
 	jsonNamespace struct{ Metadata meta }
 	jsonPod       struct {
@@ -90,17 +107,19 @@ type (
 	}
 )
 
-func load(data, size string) (*workload, error) {
+// Load reads the folder data/size: namespaces, pods and policies as Kubernetes JSON, an object a line; ops.jsonl with
+// updates; conns.jsonl. Without data it generates the size.
+func Load(data, size string) (*Workload, error) {
 	if data == "" {
 		return generate(size)
 	}
-	w, dir := &workload{}, filepath.Join(data, size)
+	w, dir := &Workload{}, filepath.Join(data, size)
 	err := errors.Join(
-		lines(dir, "namespaces.jsonl", func(o jsonNamespace) error { return add(&w.namespaces, o.decode) }),
-		lines(dir, "pods.jsonl", func(o jsonPod) error { return add(&w.pods, o.decode) }),
-		lines(dir, "policies.jsonl", func(o jsonPolicy) error { return add(&w.policies, o.decode) }),
-		lines(dir, "ops.jsonl", func(o jsonOp) error { return add(&w.ops, o.decode) }),
-		lines(dir, "conns.jsonl", func(o jsonConn) error { return add(&w.connections, o.decode) }))
+		lines(dir, "namespaces.jsonl", func(o jsonNamespace) error { return add(&w.Namespaces, o.decode) }),
+		lines(dir, "pods.jsonl", func(o jsonPod) error { return add(&w.Pods, o.decode) }),
+		lines(dir, "policies.jsonl", func(o jsonPolicy) error { return add(&w.Policies, o.decode) }),
+		lines(dir, "ops.jsonl", func(o jsonOp) error { return add(&w.Updates, o.decode) }),
+		lines(dir, "conns.jsonl", func(o jsonConn) error { return add(&w.Connections, o.decode) }))
 	if err != nil {
 		return nil, fmt.Errorf("read workload %s: %w", size, err)
 	}
@@ -145,6 +164,9 @@ func (o jsonNamespace) decode() (cluster.Namespace, error) {
 func (o jsonPod) decode() (*cluster.Endpoint, error) {
 	labels, err := label.NewSet(o.Metadata.Labels)
 	e := &cluster.Endpoint{Key: cluster.Key{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}, Labels: labels, Node: o.Spec.NodeName}
+	for _, owner := range o.Metadata.OwnerReferences {
+		e.Owner = cluster.Owner{Kind: owner.Kind, Name: owner.Name}
+	}
 	for _, ip := range o.Status.PodIPs {
 		a, parseErr := netip.ParseAddr(ip.IP)
 		e.Addresses, err = append(e.Addresses, a), errors.Join(err, parseErr)
@@ -233,23 +255,23 @@ func (o jsonConn) decode() (flow.Tuple, error) {
 	return flow.Tuple{Source: from, Destination: to, Protocol: proto, Port: o.DstPort, Translated: from == to}, errors.Join(err, toErr, protoErr)
 }
 
-func (o jsonOp) decode() (op, error) {
+func (o jsonOp) decode() (Update, error) {
 	switch {
 	case o.Pod != nil:
 		e, err := o.Pod.decode()
 		if strings.HasPrefix(o.Op, "pod-remove") {
-			return op{o.Op, func(c *compile.Compiler) { c.DeletePod(e.Key) }}, err
+			return Update{o.Op, func(c *compile.Compiler) { c.DeletePod(e.Key) }}, err
 		}
-		return op{o.Op, func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }}, err
+		return Update{o.Op, func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }}, err
 	case o.Policy != nil:
 		p, err := o.Policy.decode()
 		if o.Op == "policy-remove" {
-			return op{o.Op, func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }}, err
+			return Update{o.Op, func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }}, err
 		}
-		return op{o.Op, func(c *compile.Compiler) { c.SetPolicy(p) }}, err
+		return Update{o.Op, func(c *compile.Compiler) { c.SetPolicy(p) }}, err
 	case o.Namespace != nil:
 		n, err := o.Namespace.decode()
-		return op{o.Op, func(c *compile.Compiler) { c.SetNamespace(n) }}, err
+		return Update{o.Op, func(c *compile.Compiler) { c.SetNamespace(n) }}, err
 	}
-	return op{}, fmt.Errorf("update %q without an object", o.Op)
+	return Update{}, fmt.Errorf("update %q without an object", o.Op)
 }

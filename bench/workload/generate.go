@@ -1,4 +1,4 @@
-package main
+package workload
 
 import (
 	"fmt"
@@ -14,36 +14,36 @@ import (
 )
 
 // sizes are pods and policies.
-var sizes = map[string][2]int{"tiny": {100, 100}, "small": {1000, 100}, "medium": {10000, 1000}, "large": {100000, 10000}, "xpol": {10000, 10000}}
+var sizes = map[string][2]int{"tiny": {100, 100}, "small": {1000, 100}, "small1k": {1000, 1000}, "medium": {10000, 1000}, "large": {100000, 10000}, "xpol": {10000, 10000}}
 
 // generator makes clusters like those of the common workload: namespaces of 100 pods in five workloads, nodes of 100
 // pods, and policies that admit an app of their namespace, a tier of a team, a zone, or a block.
 type generator struct {
 	r          *rand.Rand
-	w          *workload
+	w          *Workload
 	spaces     int
 	pods, seen int
 }
 
-func generate(size string) (*workload, error) {
+func generate(size string) (*Workload, error) {
 	n, ok := sizes[size]
 	if !ok {
-		return nil, fmt.Errorf("size %q is not known: want tiny, small, medium, large or xpol", size)
+		return nil, fmt.Errorf("size %q is not known: want tiny, small, small1k, medium, large or xpol", size)
 	}
-	g := &generator{r: rand.New(rand.NewPCG(42, uint64(n[0]+n[1]))), w: &workload{}, spaces: max(5, n[0]/100), pods: n[0]}
+	g := &generator{r: rand.New(rand.NewPCG(42, uint64(n[0]+n[1]))), w: &Workload{}, spaces: max(5, n[0]/100), pods: n[0]}
 	for i := range g.spaces {
-		g.w.namespaces = append(g.w.namespaces, g.namespace(i))
+		g.w.Namespaces = append(g.w.Namespaces, g.namespace(i))
 	}
 	for i := range n[0] {
-		g.w.pods = append(g.w.pods, g.pod(i, fmt.Sprintf("p%d", i), g.r.IntN(max(1, n[0]/100)), "v1"))
+		g.w.Pods = append(g.w.Pods, g.pod(i, fmt.Sprintf("p%d", i), g.r.IntN(max(1, n[0]/100)), "v1"))
 	}
 	for i := range n[1] {
-		g.w.policies = append(g.w.policies, g.policy(fmt.Sprintf("p%d", i)))
+		g.w.Policies = append(g.w.Policies, g.policy(fmt.Sprintf("p%d", i)))
 	}
 	g.updates()
 	for range 10000 {
-		a, b := g.w.pods[g.r.IntN(n[0])], g.w.pods[g.r.IntN(n[0])]
-		g.w.connections = append(g.w.connections, flow.Tuple{Source: a.Addresses[0], Destination: b.Addresses[0], Protocol: flow.TCP, Port: g.port()})
+		a, b := g.w.Pods[g.r.IntN(n[0])], g.w.Pods[g.r.IntN(n[0])]
+		g.w.Connections = append(g.w.Connections, flow.Tuple{Source: a.Addresses[0], Destination: b.Addresses[0], Protocol: flow.TCP, Port: g.port()})
 	}
 	return g.w, nil
 }
@@ -57,6 +57,7 @@ func (g *generator) pod(i int, name string, node int, version string) *cluster.E
 	g.seen++
 	workload := i / g.spaces % 5
 	return &cluster.Endpoint{Key: cluster.Key{Namespace: fmt.Sprint("ns", i%g.spaces), Name: name}, Node: fmt.Sprint("node-", node),
+		Owner:     cluster.Owner{Kind: "ReplicaSet", Name: fmt.Sprint("w", workload)},
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(g.seen >> 16), byte(g.seen >> 8), byte(g.seen)})},
 		Labels: label.MustSet(map[string]string{"app": fmt.Sprint("a", (i%g.spaces*5+workload)%max(20, g.pods/500)),
 			"tier": fmt.Sprint("x", workload), "version": version})}
@@ -102,7 +103,7 @@ func (g *generator) policy(name string) *policy.Policy {
 func (g *generator) updates() {
 	const n = 200
 	set := func(kind string, e *cluster.Endpoint) {
-		g.w.ops = append(g.w.ops, op{kind, func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }})
+		g.w.Updates = append(g.w.Updates, Update{kind, func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }})
 	}
 	for _, where := range []string{"remote", "local"} {
 		var added []*cluster.Endpoint
@@ -124,20 +125,20 @@ func (g *generator) updates() {
 			set("pod-relabelnew-"+where, &changed)
 		}
 		for _, e := range added {
-			g.w.ops = append(g.w.ops, op{"pod-remove-" + where, func(c *compile.Compiler) { c.DeletePod(e.Key) }})
+			g.w.Updates = append(g.w.Updates, Update{"pod-remove-" + where, func(c *compile.Compiler) { c.DeletePod(e.Key) }})
 		}
 	}
 	var added []*policy.Policy
 	for i := range n {
 		p := g.policy(fmt.Sprint("new", i))
 		added = append(added, p)
-		g.w.ops = append(g.w.ops, op{"policy-add", func(c *compile.Compiler) { c.SetPolicy(p) }})
+		g.w.Updates = append(g.w.Updates, Update{"policy-add", func(c *compile.Compiler) { c.SetPolicy(p) }})
 	}
 	for _, p := range added {
-		g.w.ops = append(g.w.ops, op{"policy-remove", func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }})
+		g.w.Updates = append(g.w.Updates, Update{"policy-remove", func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }})
 	}
 	for range 20 {
 		o := g.namespace(g.r.IntN(g.spaces))
-		g.w.ops = append(g.w.ops, op{"ns-relabel", func(c *compile.Compiler) { c.SetNamespace(o) }})
+		g.w.Updates = append(g.w.Updates, Update{"ns-relabel", func(c *compile.Compiler) { c.SetNamespace(o) }})
 	}
 }
