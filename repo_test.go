@@ -32,7 +32,9 @@ var mayImport = map[string]string{
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
 	"internal/manifest":                "label flow policy cluster podspec service",
-	"internal/source/dir":              "label flow policy cluster manifest",
+	"internal/source/dir":              "label flow policy cluster manifest wholefile",
+	"internal/wholefile":               "",
+	"internal/generation":              "label flow policy wholefile",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
 	"internal/dataplane/nft":           "flow ruleset dataplane netfilter netns",

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/ringfence-project/ringfence/internal/wholefile"
 )
 
 // Store keeps the last good version of each manifest on disk: a file for each, called by the hash of the manifest's
@@ -58,26 +60,10 @@ func (s *Store) Keep(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(name, append([]byte(header), data...)); err != nil {
+	if err := wholefile.Write(name, append([]byte(header), data...)); err != nil {
 		return fmt.Errorf("last good versions: %w", err)
 	}
 	return nil
-}
-
-// writeWhole writes a file so that after a crash there is the old or the new one.
-func writeWhole(name string, data []byte) error {
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
 }
 
 // Retain forgets all manifests but those at paths: one that is removed has no good version.
