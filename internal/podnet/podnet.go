@@ -182,7 +182,7 @@ func (n Net) Plug(node, pod *netns.NS, p Port) error {
 
 // veth makes the pair of interfaces, up on the node's side, and returns the node's index.
 func (n Net) veth(h *netlink.Handle, pod *netns.NS, p Port) (int, error) {
-	if err := unplug(h, p.Veth); err != nil {
+	if err := takeAway(h, p.Veth); err != nil {
 		return 0, err
 	}
 	attrs := netlink.NewLinkAttrs()
@@ -282,19 +282,29 @@ func (n Net) inside(h *netlink.Handle, p Port) error {
 	return nil
 }
 
-// Unplug takes the node's interface away, and the pod's with it. It is no error if there is none.
+// Unplug cuts pods off: the node's interfaces go down, so that nothing comes or goes over them any more. That takes a
+// tenth of a millisecond for each, where the kernel needs 35 to take one away. An interface goes with its pod's namespace,
+// or when its name is plugged in again. It is no error if there is none.
 func Unplug(node *netns.NS, veths ...string) error {
 	return WithHandle(node, func(h *netlink.Handle) error {
 		for _, v := range veths {
-			if err := unplug(h, v); err != nil {
-				return err
+			link, err := h.LinkByName(v)
+			if errors.As(err, new(netlink.LinkNotFoundError)) {
+				continue
+			}
+			if err == nil {
+				err = h.LinkSetDown(link)
+			}
+			if err != nil && !errors.Is(err, unix.ENODEV) {
+				return fmt.Errorf("unplug %s: %w", v, err)
 			}
 		}
 		return nil
 	})
 }
 
-func unplug(h *netlink.Handle, veth string) error {
+// takeAway removes an interface, and the pod's with it. It is no error if there is none.
+func takeAway(h *netlink.Handle, veth string) error {
 	link, err := h.LinkByName(veth)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
@@ -303,18 +313,18 @@ func unplug(h *netlink.Handle, veth string) error {
 		err = h.LinkDel(link)
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("unplug %s: %w", veth, err)
+		return fmt.Errorf("take away %s: %w", veth, err)
 	}
 	return nil
 }
 
-// Plugged lists the node's veths with their indices.
+// Plugged lists the node's veths that lead to pods which are plugged in, with their indices.
 func Plugged(node *netns.NS) (map[string]int, error) {
 	found := map[string]int{}
 	err := WithHandle(node, func(h *netlink.Handle) error {
 		links, err := h.LinkList()
 		for _, l := range links {
-			if l.Type() == "veth" {
+			if l.Type() == "veth" && l.Attrs().Flags&net.FlagUp != 0 {
 				found[l.Attrs().Name] = l.Attrs().Index
 			}
 		}
@@ -326,7 +336,8 @@ func Plugged(node *netns.NS) (map[string]int, error) {
 	return found, nil
 }
 
-// Peer is the index of the node's interface that the pod's leads to, or 0 if the pod is not plugged in.
+// Peer is the index of the node's interface that the pod's leads to, or 0 if there is none. Plugged says whether it is
+// plugged in.
 func Peer(pod *netns.NS) (int, error) {
 	index := 0
 	err := WithHandle(pod, func(h *netlink.Handle) error {

@@ -117,9 +117,18 @@ func TestPlug(t *testing.T) {
 			if err := say(one, port(6).Addresses[0]); err == nil {
 				t.Error("a pod that is unplugged is reached")
 			}
-			if peer, err := podnet.Peer(two); err != nil || peer != 0 {
-				t.Errorf("a pod that is unplugged has peer %d, %v", peer, err)
+			if err := say(two, n.Address[0]); err == nil {
+				t.Error("a pod that is unplugged reaches the node")
 			}
+			if plugged, err := podnet.Plugged(node); err != nil || len(plugged) != 1 || plugged["v5"] == 0 {
+				t.Errorf("plugged in are %v, %v, want v5", plugged, err)
+			}
+			if peer, err := podnet.Peer(two); err != nil || peer == 0 {
+				t.Errorf("unplugging took the interface away, which takes long: peer %d, %v", peer, err)
+			}
+			must(t, n.Plug(node, two, port(6)))
+			must(t, podnet.AwaitUp(t.Context(), two, port(6).Addresses, podnet.PodInterface))
+			must(t, say(two, n.Address[0]))
 		})
 	}
 }
