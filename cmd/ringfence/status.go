@@ -115,7 +115,10 @@ func newPodStatus(p runtime.PodStatus) podStatus {
 // judge lists what is not as it should be.
 func (s *instanceStatus) judge() {
 	bad := func(format string, args ...any) { s.Bad = append(s.Bad, fmt.Sprintf(format, args...)) }
-	if !s.Running {
+	switch {
+	case !s.Running && s.Watching:
+		bad("the node's shim is gone; up starts it again")
+	case !s.Running:
 		bad("the node is gone: no pod reaches another; \"ringfence up\" mends it")
 	}
 	if !s.Watching {

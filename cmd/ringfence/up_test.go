@@ -145,6 +145,18 @@ func (u *upProcess) await(text string) string {
 	}
 }
 
+// mustNotSay fails if output after what await has passed contains text.
+func (u *upProcess) mustNotSay(text string) {
+	u.t.Helper()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, line := range u.lines[u.seen:] {
+		if strings.Contains(line, text) {
+			u.t.Errorf("up said %q", line)
+		}
+	}
+}
+
 // kill ends it as a crash does.
 func (u *upProcess) kill() {
 	if u.cmd.ProcessState == nil {
@@ -344,6 +356,65 @@ func (m *machine) mustAwait(what string, ok func() bool) {
 	}
 }
 
+const denyEgress = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: fence, namespace: shop}
+spec: {podSelector: {matchLabels: {app: other}}, policyTypes: [Egress]}
+`
+
+// TestLeavingPodStaysFenced takes a pod away together with the policy that fences it, while it tries to connect.
+func TestLeavingPodStaysFenced(t *testing.T) {
+	m := newMachine(t)
+	web, other, ok := strings.Cut(shopManifest, "---")
+	other, db, both := strings.Cut(other, "---")
+	if !ok || !both {
+		t.Fatal("the manifest has other pods")
+	}
+	m.write("stay.yaml", web+"---"+db)
+	m.write("leave.yaml", other+"---"+denyEgress)
+	u := m.up()
+	u.await("in force")
+	leaving, err := m.Shim(key("shop/other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := leaving.NetNS() // which keeps it when the pod has ended
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	to := netip.AddrPortFrom(m.address("shop/db"), 5432).String()
+	ctx, stop := context.WithCancel(t.Context())
+	reached := make(chan string, 1)
+	go func() {
+		defer close(reached)
+		for ctx.Err() == nil {
+			err := ns.Do(func() error {
+				c, err := net.DialTimeout("tcp", to, 20*time.Millisecond)
+				if err == nil {
+					c.Close()
+				}
+				return err
+			})
+			if err == nil {
+				reached <- "a pod that leaves got out"
+				return
+			}
+		}
+	}()
+	if err := os.Remove(filepath.Join(m.manifests, "leave.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	u.await("leave.yaml: in force")
+	m.mustReach("shop/web", "shop/db", 5432)
+	m.mustAwait("it has ended", func() bool { return !leaving.Alive() })
+	stop()
+	for text := range reached {
+		t.Error(text)
+	}
+}
+
 const deployment = `
 apiVersion: apps/v1
 kind: Deployment
@@ -387,6 +458,7 @@ func TestUpFollowsItsFiles(t *testing.T) {
 	if line := u.await("api.yaml: in force"); !strings.Contains(line, "2 pods stopped") {
 		t.Error(line)
 	}
+	defer u.mustNotSay("pods stopped") // of pods that are ending
 	m.mustAwait("api-3 is gone", func() bool { _, err := m.Shim(key("shop/api-3")); return err != nil })
 
 	if err := os.Remove(filepath.Join(m.manifests, "policy.yaml")); err != nil {
@@ -523,6 +595,7 @@ func TestUpMendsWhatDies(t *testing.T) {
 		c.Await(5 * time.Second)
 	}
 	kill(m.Shim(key("shop/db")))
+	u.await("the shim of pod shop/db has ended")
 	u.await("1 pod started")
 	works()
 	open := m.mustReach("shop/web", "shop/db", 5432)
@@ -536,6 +609,14 @@ func TestUpMendsWhatDies(t *testing.T) {
 	u = m.up()
 	u.await("1 pod started")
 	works()
+	for range 2 { // shims that it did not start itself, and then one that it did
+		kill(m.NodeShim())
+		u.await("the shim of node has ended")
+		kill(m.Shim(key("shop/web")))
+		u.await("the shim of pod shop/web has ended")
+		u.await("1 pod started")
+		works()
+	}
 	u.kill()
 	kill(m.NodeShim()) // and with it the node, as nobody else holds it
 	u = m.up()

@@ -4,7 +4,6 @@ package runtime
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 // Change is what an Apply did.
 type Change struct {
 	Stopped []cluster.Key // sorted
+	Lost    []string      // shims that had ended and are started again: "node" and pods, sorted
 	Status  engine.Status // of the policies
 	InForce time.Time     // when the policies were in force; zero if they are not
 }
@@ -31,6 +31,9 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 	if err != nil {
 		return change, err
 	}
+	if !n.shim.Alive() {
+		change.Lost = append(change.Lost, "node")
+	}
 	if err := n.ensureNode(ctx); err != nil {
 		return change, err
 	}
@@ -38,6 +41,7 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 	if err != nil {
 		return change, err
 	}
+	change.Lost = append(change.Lost, lost(state, gone)...)
 	err = n.engine.Sync(ctx, engine.Input{State: state, Attachments: n.attachments(state)})
 	change.Status = n.engine.Status()
 	if err != nil {
@@ -50,7 +54,8 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 	return change, err
 }
 
-// unplugOthers cuts off every pod that s does not have, or has in another way, and every shim that is no pod's.
+// unplugOthers cuts off every pod that s does not have, or has in another way. It returns these, and every shim that is
+// no pod's with a nil pod.
 func (n *Node) unplugOthers(s *cluster.State) (map[cluster.Key]*pod, error) {
 	gone := map[cluster.Key]*pod{}
 	dirs, err := n.shims()
@@ -63,19 +68,22 @@ func (n *Node) unplugOthers(s *cluster.State) (map[cluster.Key]*pod, error) {
 			gone[k] = n.pods[k] // nil if its shim is dead
 		}
 	}
+	var veths []string
 	for k, p := range n.pods {
-		if e := s.Endpoint(k); e == nil || e.HostNetwork != p.host || !p.shim.Alive() {
+		plugged := p.port.Veth != ""
+		if e := s.Endpoint(k); e == nil || e.HostNetwork != p.host || !p.shim.Alive() || plugged && p.port.Veth != n.port(k).Veth {
 			gone[k] = p
+			if plugged {
+				veths = append(veths, p.port.Veth)
+			}
 		}
+	}
+	if err := podnet.Unplug(n.ns, veths...); err != nil {
+		return nil, err
 	}
 	for k, p := range gone {
 		if p == nil {
 			continue
-		}
-		if p.port.Veth != "" {
-			if err := podnet.Unplug(n.ns, p.port.Veth); err != nil {
-				return nil, fmt.Errorf("pod %s: %w", k, err)
-			}
 		}
 		p.release()
 		delete(n.pods, k)
@@ -84,13 +92,25 @@ func (n *Node) unplugOthers(s *cluster.State) (map[cluster.Key]*pod, error) {
 	return gone, nil
 }
 
+// lost tells the pods that are to run and whose shims have ended.
+func lost(s *cluster.State, gone map[cluster.Key]*pod) []string {
+	var all []string
+	for k, p := range gone {
+		if p != nil && s.Endpoint(k) != nil && !p.shim.Alive() {
+			all = append(all, "pod "+k.String())
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
 // end ends pods that are unplugged, without waiting, and returns those that are not to come again.
 func (n *Node) end(ctx context.Context, gone map[cluster.Key]*pod) []cluster.Key {
 	var stopped []cluster.Key
-	for k := range gone {
+	for k, p := range gone {
 		again := n.state.Endpoint(k) != nil
 		n.ending.begin(k, func() error { return n.remove(context.WithoutCancel(ctx), k, n.podDir(k), again) })
-		if !again {
+		if !again && p != nil { // else it is ending already, or ended some time ago
 			stopped = append(stopped, k)
 		}
 	}

@@ -74,7 +74,7 @@ func Examine(i Instance) []Finding {
 		{"connection tracking", in(setting("netfilter/nf_conntrack_max")), "replies are not told from new connections", Lack},
 		{"bytes and times", in(setting("netfilter/nf_conntrack_acct", "netfilter/nf_conntrack_timestamp")), "flows have no bytes and no durations", Without},
 		{"SCTP", sctp, "the built-in listener does not listen on SCTP ports", Without},
-		{"process descriptors", pidfd, "a process could be taken for another one that has its number later: Linux 5.8 or newer is needed", Lack},
+		{"process descriptors", pidfd, "a process could be taken for another one that has its number later: Linux 5.10 or newer is needed", Lack},
 		{"folders", func() (string, error) { return i.Run + ", " + i.State, i.tryFolders() }, "up cannot keep what it needs to: choose others with --run and --state", Lack},
 		{"file watches", watches, "changes of manifests are seen a few seconds late: raise fs.inotify.max_user_watches", Without},
 		{"shell", tool("sh"), "pods cannot run commands", Lack},
@@ -151,7 +151,7 @@ func sctp() (string, error) {
 }
 
 func pidfd() (string, error) {
-	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	fd, err := unix.PidfdOpen(os.Getpid(), unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return "", fmt.Errorf("pidfd_open: %w", err)
 	}

@@ -133,14 +133,22 @@ func (n *Node) checkShape() error {
 
 // ensureNode finds the node's shim, or starts one: in the node's namespace if we still have that.
 func (n *Node) ensureNode(ctx context.Context) error {
+	if n.shim != nil && n.shim.Alive() {
+		return nil
+	}
 	c, err := shim.Find(n.nodeDir())
 	if errors.Is(err, os.ErrProcessDone) {
-		c, err = shim.Start{Kind: shim.NodeKind, Dir: n.nodeDir(), NetNS: n.ns, Executable: n.options.Executable, Ended: n.poke}.Start(ctx)
+		c, err = shim.Start{Kind: shim.NodeKind, Dir: n.nodeDir(), NetNS: n.ns, Executable: n.options.Executable}.Start(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
 	n.shim = c
+	go func() {
+		if c.AwaitEnd(n.ctx) == nil {
+			n.poke()
+		}
+	}()
 	if n.ns != nil {
 		return nil
 	}

@@ -136,12 +136,32 @@ func (n *Node) watch(p *pod) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.unwatch = cancel
 	go func() {
-		_ = p.shim.Watch(ctx, func(s shim.Status) error { n.seen.hear(p.key, s); return nil })
-		if ctx.Err() == nil { // it ended, or does not answer any more
-			n.seen.forget(p.key)
-			n.poke()
+		for ctx.Err() == nil {
+			_ = p.shim.Watch(ctx, func(s shim.Status) error { n.seen.hear(p.key, s); return nil })
+			if ctx.Err() != nil {
+				return
+			}
+			n.seen.forget(p.key) // it ended, or does not answer: then it is asked again
+			if n.awaitEnd(ctx, p.shim, askAgain) {
+				n.poke()
+				return
+			}
 		}
 	}()
+}
+
+// askAgain is how long a shim that runs and does not answer is left alone.
+const askAgain = time.Second
+
+// awaitEnd reports whether a shim ends before ctx does, and within the given time.
+func (n *Node) awaitEnd(ctx context.Context, c *shim.Client, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	err := c.AwaitEnd(ctx)
+	if err != nil {
+		<-ctx.Done() // also where it cannot be looked at
+	}
+	return err == nil
 }
 
 // start starts the shim of a pod, which is connected to nothing.
@@ -159,7 +179,7 @@ func (n *Node) start(ctx context.Context, k cluster.Key, host bool) (*pod, error
 	if err := os.MkdirAll(n.podState(k), 0o711); err != nil {
 		return nil, err
 	}
-	s := shim.Start{Kind: shim.PodKind, Dir: d, Hostname: k.Name, Executable: n.options.Executable, Ended: n.poke}
+	s := shim.Start{Kind: shim.PodKind, Dir: d, Hostname: k.Name, Executable: n.options.Executable}
 	if host {
 		s.NetNS = n.ns
 	}

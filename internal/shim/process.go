@@ -4,6 +4,7 @@ package shim
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -78,7 +79,7 @@ func (p Process) open() (*os.File, error) {
 	if p.PID <= 0 {
 		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
 	}
-	fd, err := unix.PidfdOpen(p.PID, 0)
+	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK) // so that a goroutine waits for it, and no thread
 	if errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
 	}
@@ -107,25 +108,34 @@ func (p Process) Signal(s syscall.Signal) error {
 	return err
 }
 
-// Await returns true when p has ended, or false after the given time.
-func (p Process) Await(d time.Duration) bool {
+// AwaitEnd returns nil when p has ended, or why it stopped waiting.
+func (p Process) AwaitEnd(ctx context.Context) error {
 	f, err := p.open()
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
 	if err != nil {
-		return errors.Is(err, os.ErrProcessDone)
+		return err
 	}
 	defer f.Close()
-	until := time.Now().Add(d)
-	for {
-		left := time.Until(until)
-		if left < 0 {
-			return !p.Alive()
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if n > 0 {
-			return true
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return !p.Alive()
-		}
+	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Now()) })()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
+	err = conn.Read(func(fd uintptr) bool { // called again whenever the descriptor may have become readable
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Await returns true when p has ended, or false after the given time.
+func (p Process) Await(d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return p.AwaitEnd(ctx) == nil || !p.Alive()
 }

@@ -39,8 +39,6 @@ type Start struct {
 	NetNS *netns.NS
 	// Executable is a program that calls Run when its arguments are "shim" and those of Args; "" is this one.
 	Executable string
-	// Ended, if not nil, is called when the shim has ended. It is not called after the caller's own end.
-	Ended func()
 }
 
 // Start makes the folder and starts the shim, which does not end with the caller. It returns when the shim answers.
@@ -58,12 +56,7 @@ func (s Start) Start(ctx context.Context) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
-	go func() {
-		_ = cmd.Wait() // how it ended is in its log
-		if s.Ended != nil {
-			s.Ended()
-		}
-	}()
+	go func() { _ = cmd.Wait() }() // how it ended is in its log
 	if err := awaitOK(ctx, said); err != nil {
 		_ = cmd.Process.Kill() // it may have ended by itself
 		return nil, fmt.Errorf("start shim: %w", err)

@@ -222,6 +222,9 @@ func (u *upRun) applied(o runtime.Outcome) {
 	}
 	u.record.Generation, u.record.Since = o.Status.Generation, o.Status.Since
 	u.write() // before anything is said: who reads it here finds it in the status too
+	for _, what := range o.Lost {
+		u.say("the shim of %s has ended; it is started again", what)
+	}
 	if o.Err != nil {
 		u.say("error: %v", o.Err)
 	}
