@@ -42,7 +42,7 @@ var mayImport = map[string]string{
 	"internal/service/nft":             "flow cluster service netns",
 	"internal/names":                   "flow cluster service",
 	"internal/netns":                   "",
-	"internal/cni":                     "netns",
+	"internal/cni":                     "netns wholefile",
 	"internal/conntrack":               "flow netns",
 	"internal/conntrack/tracktest":     "netns",
 	"internal/flowlog":                 "label flow cluster ruleset",

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/ringfence-project/ringfence/internal/wholefile"
 )
 
 // ErrNoNetwork is wrapped by the error of Install where the node has no pod network to chain to yet.
@@ -150,7 +152,7 @@ func edit(path string, f func([]byte) ([]byte, error)) (bool, error) {
 	if !json.Valid(after) {
 		return false, fmt.Errorf("%s: would be no JSON any more; it stays as it is", path)
 	}
-	return true, replaceFile(path, bytes.NewReader(after), info.Mode().Perm())
+	return true, wholefile.Copy(path, bytes.NewReader(after), info.Mode().Perm())
 }
 
 // copyProgram puts a copy of a program in place. Replacing it under a running process is fine: that one keeps the old file.
@@ -170,7 +172,7 @@ func copyProgram(from, to string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	return true, replaceFile(to, f, 0o755)
+	return true, wholefile.Copy(to, f, 0o755)
 }
 
 func fingerprint(path string) ([sha256.Size]byte, error) {

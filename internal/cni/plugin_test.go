@@ -315,7 +315,7 @@ func TestReadRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "c2:eth0.json"), "{")
-	write(t, filepath.Join(dir, ".ringfence-1"), "{")
+	write(t, filepath.Join(dir, "c3:eth0.json.new"), "{")
 	write(t, filepath.Join(dir, "notes"), "{")
 	records, err := ReadRecords(dir)
 	if len(records) != 1 || !records[0].equal(good) {

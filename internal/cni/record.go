@@ -1,16 +1,16 @@
 package cni
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/wholefile"
 )
 
 // DefaultRecords is the folder that records are kept in. It is gone after a reboot, as the pods are.
@@ -51,7 +51,7 @@ func ReadRecords(dir string) ([]Record, error) {
 	var records []Record
 	var errs []error
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), suffix) || strings.HasPrefix(e.Name(), ".") {
+		if !strings.HasSuffix(e.Name(), suffix) {
 			continue
 		}
 		r, err := readRecord(filepath.Join(dir, e.Name()))
@@ -87,7 +87,7 @@ func (r Record) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, fileName(r.ContainerID, r.IfName)), bytes.NewReader(b), 0o600)
+	return wholefile.Write(filepath.Join(dir, fileName(r.ContainerID, r.IfName)), b)
 }
 
 // remove deletes a record; that it is not there is no error.
@@ -97,24 +97,4 @@ func remove(dir, containerID, ifName string) error {
 		return nil
 	}
 	return err
-}
-
-// replaceFile writes a file so that whoever reads it sees the old or the new content. The new file is hidden while it
-// is written, with a name that libcni takes for no configuration and ReadRecords for no record.
-func replaceFile(path string, content io.Reader, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".ringfence-*")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, content)
-	if err == nil {
-		err = errors.Join(f.Chmod(mode), f.Sync())
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }

@@ -2,15 +2,22 @@
 package wholefile
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
 
 // Write makes data the content of the file at path, for its owner only. When it returns nil the content is on the disk
 // under that name. One caller at a time may write a path.
-func Write(path string, data []byte) error {
-	if err := writeSynced(path+".new", data); err != nil {
+func Write(path string, data []byte) error { return Copy(path, bytes.NewReader(data), 0o600) }
+
+// Copy is Write of what a reader gives, to a file with the given permissions. Who runs the old content as a program, or
+// reads it, goes on with the old content.
+func Copy(path string, content io.Reader, mode fs.FileMode) error {
+	if err := copySynced(path+".new", content, mode); err != nil {
 		return err
 	}
 	if err := os.Rename(path+".new", path); err != nil {
@@ -19,13 +26,13 @@ func Write(path string, data []byte) error {
 	return syncFolder(filepath.Dir(path))
 }
 
-func writeSynced(path string, data []byte) error {
+func copySynced(path string, content io.Reader, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
+	if _, err = io.Copy(f, content); err == nil {
+		err = errors.Join(f.Chmod(mode), f.Sync()) // whatever the umask is
 	}
 	return errors.Join(err, f.Close())
 }

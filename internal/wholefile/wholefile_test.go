@@ -1,8 +1,10 @@
 package wholefile_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/ringfence-project/ringfence/internal/wholefile"
@@ -30,5 +32,26 @@ func TestWriteReplacesAndLeavesNothingElse(t *testing.T) {
 func TestWriteFailsWhole(t *testing.T) {
 	if err := wholefile.Write(filepath.Join(t.TempDir(), "none", "f"), nil); err == nil {
 		t.Error("a folder that is not there was written to")
+	}
+}
+
+func TestCopyKeepsTheModeAndWhoReads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := wholefile.Copy(path, strings.NewReader("old"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if err := wholefile.Copy(path, strings.NewReader("new"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if old, err := io.ReadAll(reader); err != nil || string(old) != "old" {
+		t.Errorf("who had it open reads %q, %v", old, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 }
