@@ -22,11 +22,12 @@ const (
 	Nodes                    // nodes that policies treat alike
 	Block                    // addresses outside that policies name
 	World                    // every other address outside
+	Unknown                  // addresses of pods that nobody knows; see Options.Unknown
 )
 
 // String is a word.
 func (k Kind) String() string {
-	return [...]string{"none", "workload", "nodes", "block", "world"}[min(int(k), 4)]
+	return [...]string{"none", "workload", "nodes", "block", "world", "unknown"}[min(int(k), 5)]
 }
 
 // Box is something that policies treat as one.
@@ -45,7 +46,7 @@ type Box struct {
 	Part bool
 	// FencedEgress and FencedIngress: policies deny something of what the pods would send or take.
 	FencedEgress, FencedIngress bool
-	Prefixes                    []netip.Prefix // of Block and World
+	Prefixes                    []netip.Prefix // of Block, World and Unknown
 	File                        string         // the manifest
 	Line                        int
 

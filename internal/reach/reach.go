@@ -9,9 +9,7 @@
 package reach
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/compile"
@@ -31,6 +29,7 @@ type Map struct {
 	cells     []int32 // an index into Answers for each pair, row by row
 	byAddress map[netip.Addr]int
 	outside   [2]map[ruleset.Identity]int
+	unknown   [2]map[ruleset.Identity]int
 	rules     *ruleset.Ruleset
 	denies    map[ruleset.Subject]bool
 }
@@ -40,26 +39,15 @@ type Options struct {
 	// Pods and Nodes are the ranges out of which those that have no address at all get one of each family, so that
 	// address blocks can be compared with them. Invalid prefixes stand for the defaults.
 	Pods, Nodes [2]netip.Prefix
+	// Unknown adds boxes for the addresses that only pods can have but nobody knows whose.
+	Unknown bool
 }
-
-// The default ranges: those that the lab uses for pods, and one that is reserved for tests of networks.
-var (
-	defaultPods  = [2]netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/64")}
-	defaultNodes = [2]netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("fd00:198:18::/64")}
-)
 
 // Compute makes the map of s. The error says that a range has too few addresses.
 func Compute(s *cluster.State, opts Options) (*Map, error) {
-	for i := range 2 {
-		if !opts.Pods[i].IsValid() {
-			opts.Pods[i] = defaultPods[i]
-		}
-		if !opts.Nodes[i].IsValid() {
-			opts.Nodes[i] = defaultNodes[i]
-		}
-	}
 	m := &Map{byAddress: map[netip.Addr]int{}}
-	if err := m.address(s, opts); err != nil {
+	var err error
+	if m.State, m.Notices, err = Addressed(s, opts); err != nil {
 		return nil, err
 	}
 	c := compile.New(compile.Options{})
@@ -69,6 +57,9 @@ func Compute(s *cluster.State, opts Options) (*Map, error) {
 	m.addWorkloads()
 	m.addNodes()
 	m.addOutside()
+	if opts.Unknown {
+		m.addUnknown()
+	}
 	m.fill()
 	return m, nil
 }
@@ -88,15 +79,20 @@ func (m *Map) Telling(from, to int) bool {
 	return m.Allowed(from, to) && (m.Answer(from, to).Ruled || m.Boxes[to].FencedIngress || m.Boxes[from].FencedEgress)
 }
 
-// BoxAt returns the index of the box that an address belongs to; false for one that nobody knows, in a range of pods.
+// BoxAt returns the index of the box that an address belongs to; false for an unknown pod's, but with Options.Unknown.
 func (m *Map) BoxAt(a netip.Addr) (int, bool) {
 	if i, ok := m.byAddress[a]; ok {
 		return i, true
 	}
-	if p := m.State.At(a); p.Endpoint != nil || p.Node != nil || p.Unknown {
+	p := m.State.At(a)
+	if p.Endpoint != nil || p.Node != nil {
 		return 0, false
 	}
-	i, ok := m.outside[familyOf(a)][m.rules.IdentityOf(a)]
+	all := &m.outside
+	if p.Unknown {
+		all = &m.unknown
+	}
+	i, ok := all[familyOf(a)][m.rules.IdentityOf(a)]
 	return i, ok
 }
 
@@ -105,66 +101,6 @@ func familyOf(a netip.Addr) int {
 		return 0
 	}
 	return 1
-}
-
-// address gives addresses to the pods and nodes that have none. A pod that has one family keeps to it.
-func (m *Map) address(s *cluster.State, opts Options) error {
-	o := s.Objects()
-	had := map[cluster.Key]*cluster.Endpoint{}
-	without := 0
-	for _, e := range o.Endpoints {
-		if len(e.Addresses) > 0 {
-			had[e.Key] = e
-		} else if !e.HostNetwork {
-			without++
-		}
-	}
-	if err := addressNodes(&o, opts.Nodes); err != nil {
-		return err
-	}
-	if without > 0 {
-		if err := cluster.AssignAddresses(&o, opts.Pods[0], opts.Pods[1]); err != nil {
-			return err
-		}
-		for i, e := range o.Endpoints {
-			if old := had[e.Key]; old != nil {
-				o.Endpoints[i] = old
-			}
-		}
-		if namesBlocks(s) {
-			m.Notices = append(m.Notices, fmt.Sprintf("pods without an address (%d) are taken to be in %s and %s where policies name address blocks",
-				without, opts.Pods[0], opts.Pods[1]))
-		}
-	}
-	state, err := cluster.NewState(o)
-	m.State = state
-	return err
-}
-
-// addressNodes gives nodes without addresses one of each family.
-func addressNodes(o *cluster.Objects, ranges [2]netip.Prefix) error {
-	taken := map[netip.Addr]bool{}
-	for _, n := range o.Nodes {
-		for _, a := range n.Addresses {
-			taken[a] = true
-		}
-	}
-	next := [2]netip.Addr{ranges[0].Addr(), ranges[1].Addr()}
-	for i := range o.Nodes {
-		n := &o.Nodes[i]
-		if len(n.Addresses) > 0 {
-			continue
-		}
-		for f := range next {
-			for next[f] = next[f].Next(); taken[next[f]]; next[f] = next[f].Next() {
-			}
-			if !ranges[f].Contains(next[f]) {
-				return fmt.Errorf("node %s: no address left in %s: use a larger range", n.Name, ranges[f])
-			}
-			n.Addresses = append(slices.Clone(n.Addresses), next[f])
-		}
-	}
-	return nil
 }
 
 // fill finds the answer of every pair.
