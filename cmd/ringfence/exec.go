@@ -3,9 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/ringfence-project/ringfence/internal/shim"
 )
@@ -23,7 +27,10 @@ func newExec() *cobra.Command {
 		Short: "Run a command in a pod",
 		Long: `Run a command in a pod that "ringfence up" runs: in its network, with its host name, environment and user, and
 without the rights that a container does not have. "node" stands for the node; there it runs with all rights, to look
-around. The exit code is that of the command.`,
+around.
+
+The exit code is that of the command, 127 if there is no such command, 126 if it cannot be run. Signals are passed on to
+the command, and it is killed if "ringfence exec" is.`,
 		Example: `  ringfence exec shop/web -- curl -s http://db:5432
   ringfence exec node -- nft list ruleset`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -46,7 +53,6 @@ func execIn(cmd *cobra.Command, flags instanceFlags, namespace, ref string, args
 	if err != nil {
 		return err
 	}
-	stdio := shim.Stdio{In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()}
 	var client *shim.Client
 	var pod *shim.Pod
 	if ref == "node" {
@@ -60,14 +66,48 @@ func execIn(cmd *cobra.Command, flags instanceFlags, namespace, ref string, args
 	if err != nil {
 		return err
 	}
-	code, err := client.Exec(pod, args, stdio)
-	if err != nil {
-		return fmt.Errorf("run %s in %s: %w", args[0], ref, err)
-	}
-	if code != 0 {
+	code, err := execAndPassOn(cmd, client, pod, args)
+	switch {
+	case err == nil && code == 0:
+		return nil
+	case err == nil:
 		return exitStatus(code)
+	case errors.Is(err, fs.ErrNotExist):
+		code = exitNotFound
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOEXEC):
+		code = exitNotExecutable
 	}
-	return nil
+	err = fmt.Errorf("run %s in %s: %w", args[0], ref, err)
+	if code == 0 {
+		return err
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
+	return exitStatus(code)
+}
+
+// The exit codes of shells for commands that do not run.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// execAndPassOn runs a command to its end. What this process is told goes to the command, but what comes by the terminal,
+// which tells the command itself.
+func execAndPassOn(cmd *cobra.Command, client *shim.Client, pod *shim.Pod, args []string) (int, error) {
+	stdin, isFile := cmd.InOrStdin().(*os.File)
+	stdio := shim.Stdio{In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),
+		Terminal: isFile && term.IsTerminal(int(stdin.Fd()))}
+	pass, keep := make(chan os.Signal, 4), make(chan os.Signal, 4)
+	signal.Notify(pass, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(pass)
+	if stdio.Terminal {
+		signal.Notify(keep, os.Interrupt, syscall.SIGQUIT) // not ignored, or the command would ignore them too
+		defer signal.Stop(keep)
+	} else {
+		signal.Notify(pass, os.Interrupt, syscall.SIGQUIT)
+	}
+	stdio.Signals = pass
+	return client.Exec(pod, args, stdio)
 }
 
 func podToEnter(cmd *cobra.Command, flags instanceFlags, namespace, ref string) (*shim.Client, *shim.Pod, error) {

@@ -5,10 +5,13 @@ package shim
 import (
 	"cmp"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -119,8 +122,8 @@ func (c *children) start(p Pod, out *os.File) (*child, error) {
 // command is a command of a pod: as its user, in its folder, with its environment, in a session of its own.
 func command(p Pod, args ...string) *exec.Cmd {
 	w := p.Workload
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir, cmd.Env = cmp.Or(w.WorkingDir, p.WorkDir), Environ(p)
+	cmd := &exec.Cmd{Args: args, Dir: cmp.Or(w.WorkingDir, p.WorkDir), Env: Environ(p)}
+	cmd.Path, cmd.Err = lookPath(args[0], cmd.Env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if w.User != nil || w.Group != nil {
 		id := &syscall.Credential{}
@@ -133,6 +136,32 @@ func command(p Pod, args ...string) *exec.Cmd {
 		cmd.SysProcAttr.Credential = id
 	}
 	return cmd
+}
+
+// lookPath finds a command as a shell with that environment does.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	path := ""
+	for _, e := range env {
+		if value, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = value
+		}
+	}
+	err := error(fs.ErrNotExist)
+	for _, dir := range filepath.SplitList(path) {
+		file := filepath.Join(cmp.Or(dir, "."), name)
+		info, statErr := os.Stat(file)
+		switch {
+		case statErr != nil || info.IsDir():
+		case info.Mode()&0o111 == 0:
+			err = fs.ErrPermission
+		default:
+			return file, nil
+		}
+	}
+	return "", &exec.Error{Name: name, Err: err}
 }
 
 // Environ is the environment of a pod's command.

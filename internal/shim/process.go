@@ -44,24 +44,32 @@ func identify(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, fmt.Errorf("read boot id: %w", err)
 	}
-	start, _, err := stat(pid)
-	return Process{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot))}, err
+	now, err := stat(pid)
+	return Process{PID: pid, Start: now.start, Boot: strings.TrimSpace(string(boot))}, err
 }
 
-// stat reads when a process started, and its state letter.
-func stat(pid int) (start uint64, state byte, err error) {
+// procStat is a part of what the kernel says of a process.
+type procStat struct {
+	state           byte // a letter
+	parent, session int
+	start           uint64 // clock ticks since boot
+}
+
+func stat(pid int) (procStat, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, fmt.Errorf("look at process %d: %w", pid, err)
+		return procStat{}, fmt.Errorf("look at process %d: %w", pid, err)
 	}
 	// the name is in brackets and may contain anything, brackets too
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	const stateAt, startAt = 0, 19 // fields 3 and 22 of proc_pid_stat(5)
+	const stateAt, parentAt, sessionAt, startAt = 0, 1, 3, 19 // fields 3, 4, 6 and 22 of proc_pid_stat(5)
 	if len(fields) <= startAt {
-		return 0, 0, fmt.Errorf("look at process %d: its stat has %d fields", pid, len(fields))
+		return procStat{}, fmt.Errorf("look at process %d: its stat has %d fields", pid, len(fields))
 	}
-	start, err = strconv.ParseUint(string(fields[startAt]), 10, 64)
-	return start, fields[stateAt][0], err
+	parent, err1 := strconv.Atoi(string(fields[parentAt]))
+	session, err2 := strconv.Atoi(string(fields[sessionAt]))
+	start, err3 := strconv.ParseUint(string(fields[startAt]), 10, 64)
+	return procStat{fields[stateAt][0], parent, session, start}, errors.Join(err1, err2, err3)
 }
 
 // Alive reports whether p still runs.
@@ -70,8 +78,8 @@ func (p Process) Alive() bool {
 	if p.PID <= 0 || err != nil || now != p {
 		return false
 	}
-	_, state, err := stat(p.PID)
-	return err == nil && state != 'Z' && state != 'X'
+	s, err := stat(p.PID)
+	return err == nil && s.state != 'Z' && s.state != 'X'
 }
 
 // open returns a descriptor of p that no other process can come to have.

@@ -16,7 +16,7 @@ import (
 
 const (
 	maxRequest     = 8 << 20 // bytes; a zone with all names of a cluster is a few hundred kilobytes
-	maxConnections = 64
+	maxConnections = 256     // one for each running `exec`, and some
 	requestTimeout = 5 * time.Second
 )
 
@@ -82,7 +82,8 @@ func (e *endpoint) serve(ctx context.Context) {
 func (e *endpoint) answer(ctx context.Context, c net.Conn) {
 	_ = c.SetDeadline(time.Now().Add(requestTimeout))
 	var r Request
-	line, err := bufio.NewReader(io.LimitReader(c, maxRequest)).ReadBytes('\n')
+	said := bufio.NewReader(io.LimitReader(c, maxRequest))
+	line, err := said.ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &r)
 	}
@@ -100,6 +101,8 @@ func (e *endpoint) answer(ctx context.Context, c net.Conn) {
 		e.stop()
 	case OpWatch:
 		e.watch(ctx, c)
+	case OpGuard:
+		e.guard(c, said, r.Process)
 	default:
 		e.reply(c, fmt.Errorf("unknown operation %q: is the shim older than what asks it?", r.Op))
 	}

@@ -55,6 +55,7 @@ const (
 	OpStatus Op = "status"
 	OpWatch  Op = "watch"  // a Reply now and at each change, until the connection ends
 	OpUpdate Op = "update" // run what Pod or Node says; what runs already is left alone
+	OpGuard  Op = "guard"  // end Process and what it started when the connection ends, unless "released" was said on it
 	OpStop   Op = "stop"   // end, and everything in the pod with it
 )
 
@@ -63,6 +64,8 @@ type Request struct {
 	Op   Op              `json:"op"`
 	Pod  *Pod            `json:"pod,omitempty"`
 	Node json.RawMessage `json:"node,omitempty"` // for the Servant of the node's shim
+	// Process is the number of a process in the pod's PID namespace.
+	Process int `json:"process,omitempty"`
 }
 
 // Reply is the answer.

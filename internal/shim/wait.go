@@ -9,6 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// awaitExit returns when a child has ended, and does not wait for it otherwise: its number stays its own.
+func awaitExit(pid int) error {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // endedChild returns a child that has ended and that nobody has waited for, without doing so; 0 if there is none.
 func endedChild() (int, error) {
 	var info unix.Siginfo
