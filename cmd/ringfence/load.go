@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -48,7 +49,9 @@ type loaded struct {
 
 // load reads the manifests. Problems go to stderr, all of them, and are an error unless --keep-going.
 func (in input) load(cmd *cobra.Command) (*loaded, error) {
-	bundle, err := dir.Load(in.manifests, cmd.InOrStdin())
+	bundle, err := unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) {
+		return dir.Load(in.manifests, cmd.InOrStdin())
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +71,27 @@ func (in input) load(cmd *cobra.Command) (*loaded, error) {
 		return nil, err
 	}
 	return &loaded{result, state}, nil
+}
+
+// unlessInterrupted is what read returns, or an error as soon as ctx ends: read may wait for input that never comes, and
+// knows no context. It is left behind then.
+func unlessInterrupted[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := read()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 func report(w io.Writer, problems []manifest.Problem) {

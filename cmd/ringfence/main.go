@@ -29,7 +29,7 @@ func (f failed) Error() string { return f.message }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second one ends also what waits for its input, which knows no context
+	context.AfterFunc(ctx, stop) // a second one ends also what waits for its output, which knows no context
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

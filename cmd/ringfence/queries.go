@@ -46,7 +46,7 @@ func answerQueries(cmd *cobra.Command, in input, file, output string) error {
 	if err != nil {
 		return err
 	}
-	queries, err := readQueries(cmd, file)
+	queries, err := unlessInterrupted(cmd.Context(), func() ([]jsonQuery, error) { return readQueries(cmd, file) })
 	if err != nil {
 		return err
 	}
