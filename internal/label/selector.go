@@ -74,23 +74,28 @@ func Everything() Selector { return Selector{valid: true} }
 
 // NewSelector makes a selector of all reqs; none select everything. It copies what it keeps.
 func NewSelector(reqs ...Requirement) (Selector, error) {
-	s := Selector{valid: true}
+	var own []Requirement
 	for _, r := range reqs {
 		if err := check(r); err != nil {
 			return Selector{}, err
 		}
 		values := slices.Clone(r.Values)
 		slices.Sort(values)
-		s.reqs = append(s.reqs, Requirement{r.Key, r.Op, slices.Compact(values)})
+		own = append(own, Requirement{r.Key, r.Op, slices.Compact(values)})
 	}
-	slices.SortFunc(s.reqs, func(a, b Requirement) int { return strings.Compare(a.String(), b.String()) })
-	s.reqs = slices.CompactFunc(s.reqs, func(a, b Requirement) bool { return a.String() == b.String() })
+	return canonical(own), nil
+}
+
+// canonical makes a selector of requirements that are good, and keeps them.
+func canonical(reqs []Requirement) Selector {
+	slices.SortFunc(reqs, func(a, b Requirement) int { return strings.Compare(a.String(), b.String()) })
+	s := Selector{valid: true, reqs: slices.CompactFunc(reqs, func(a, b Requirement) bool { return a.String() == b.String() })}
 	texts := make([]string, len(s.reqs))
 	for i, r := range s.reqs {
 		texts[i] = r.String()
 	}
 	s.text = strings.Join(texts, ",")
-	return s, nil
+	return s
 }
 
 // MatchLabels selects the sets that hold all of the given labels.
