@@ -53,6 +53,7 @@ type Endpoint struct {
 	Ports       []Port
 	Owner       Owner
 	Created     time.Time // decides who owns an address that was given out twice: the newest
+	UID         string    // tells it from earlier and later pods of its name; "" if not known
 	File        string
 	Line        int
 }

@@ -25,7 +25,7 @@ func (b *Bundle) takePod(o *object, pod *corev1.Pod) {
 	if !b.once(o) {
 		return
 	}
-	e.Addresses, e.Created, e.Ended = addresses, pod.CreationTimestamp.Time, ended
+	e.Addresses, e.Created, e.UID, e.Ended = addresses, pod.CreationTimestamp.Time, string(pod.UID), ended
 	if owner := metav1.GetControllerOf(pod); owner != nil {
 		e.Owner = cluster.Owner{Kind: owner.Kind, Name: owner.Name}
 	}

@@ -30,10 +30,15 @@ func selector(t *rapid.T, what string, texts []string) label.Selector {
 
 // drawPolicy draws a policy of any tier. Names are unique if name is, whatever the tier and namespace.
 func drawPolicy(t *rapid.T, name string) *policy.Policy {
-	p := policy.Policy{Name: name, Tier: rapid.SampledFrom([]policy.Tier{policy.Namespace, policy.Admin, policy.Admin, policy.Baseline}).Draw(t, "tier of "+name)}
+	return drawPolicyIn(t, name, []policy.Tier{policy.Namespace, policy.Admin, policy.Admin, policy.Baseline}, namespaceNames)
+}
+
+// drawPolicyIn draws a policy of one of tiers and, for a NetworkPolicy, of one of namespaces.
+func drawPolicyIn(t *rapid.T, name string, tiers []policy.Tier, namespaces []string) *policy.Policy {
+	p := policy.Policy{Name: name, Tier: rapid.SampledFrom(tiers).Draw(t, "tier of "+name)}
 	p.Subject.Pods = selector(t, "subject pods", podSelectors)
 	if p.Tier == policy.Namespace {
-		p.Namespace = rapid.SampledFrom(namespaceNames).Draw(t, "namespace of "+name)
+		p.Namespace = rapid.SampledFrom(namespaces).Draw(t, "namespace of "+name)
 		p.Subject.Namespaces = label.MustParse(cluster.NameLabel + "=" + p.Namespace)
 		way := rapid.IntRange(0, 3).Draw(t, "isolates")
 		p.IsolatesIngress, p.IsolatesEgress = way != 1, way == 1 || way == 2
