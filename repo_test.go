@@ -29,6 +29,7 @@ var mayImport = map[string]string{
 	"internal/ruleset": "flow",
 	"internal/compile": "label flow policy cluster ruleset",
 	"internal/service": "label flow cluster",
+	"internal/rollout": "label policy cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
 	"internal/manifest":                "label flow policy cluster podspec service",
@@ -73,9 +74,9 @@ var mayImport = map[string]string{
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.
-var core = strings.Fields("label flow policy cluster eval ruleset compile service")
+var core = strings.Fields("label flow policy cluster eval ruleset compile service rollout")
 
-var pure = strings.Fields("bufio bytes cmp encoding/binary errors fmt hash/maphash iter maps math math/bits net/netip slices sort strconv strings unicode unicode/utf8 unsafe time")
+var pure = strings.Fields("bufio bytes cmp encoding/binary errors fmt hash/fnv hash/maphash iter maps math math/bits net/netip slices sort strconv strings unicode unicode/utf8 unsafe time")
 
 type goFile struct {
 	path string // slash-separated, from the root

@@ -1,0 +1,138 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Verdict is an answer with its reasons, the weightiest first.
+type Verdict struct {
+	Answer  Answer
+	Reasons []string
+}
+
+// String is the reasons as one line.
+func (v Verdict) String() string { return strings.Join(v.Reasons, "; ") }
+
+// lower lets a reason count. Of several answers the least is the verdict's, and its reasons come first.
+func (v *Verdict) lower(a Answer, format string, args ...any) {
+	if a == Pass {
+		return
+	}
+	at := len(v.Reasons)
+	if a < v.Answer {
+		v.Answer, at = a, 0
+	}
+	v.Reasons = slices.Insert(v.Reasons, at, fmt.Sprintf(format, args...))
+}
+
+// Judge says what follows from what was seen in a step; done: its time is over. What takes the whole step to know is
+// judged only then: coverage, and probes. So is all of an audit, which hurts nobody and is to show everything.
+// What accepted has, by Finding.Key, a person has seen and promoted.
+func (a Analysis) Judge(step StepKind, e Evidence, h Health, accepted []string, done bool) Verdict {
+	v := Verdict{Answer: Pass}
+	if step == Audit && !done {
+		return v
+	}
+	a.judgeFindings(&v, e, accepted)
+	if step != Audit {
+		a.judgeHealth(&v, e, h)
+	}
+	if !done || step == Pause {
+		return v
+	}
+	lost := slices.DeleteFunc(slices.Clone(h.Lost), func(l string) bool { return slices.Contains(accepted, probeKey(l)) })
+	if len(lost) > a.Probes.Max {
+		v.lower(a.Probes.Then, "would lose %s", some(lost))
+	}
+	a.judgeCoverage(&v, step, e, h)
+	return v
+}
+
+func (a Analysis) judgeFindings(v *Verdict, e Evidence, accepted []string) {
+	for _, k := range []struct {
+		kind          FindingKind
+		limit         Limit
+		happened, may string
+	}{
+		{NewlyDenied, a.NewlyDenied, "denied", "would deny"},
+		{NewlyAllowed, a.NewlyAllowed, "newly allowed", "would newly allow"},
+	} {
+		count, words, seen := 0, k.may, []string(nil)
+		for _, f := range e.Findings {
+			if f.Kind != k.kind || slices.Contains(accepted, f.Key()) {
+				continue
+			}
+			count += f.Count
+			if f.Enforced {
+				words = k.happened
+				seen = slices.Insert(seen, 0, f.String()+" by "+f.After)
+				continue
+			}
+			seen = append(seen, f.String()+" by "+f.After)
+		}
+		if count > k.limit.Max {
+			v.lower(k.limit.Then, "%s %s: %s", words, connections(count), some(seen))
+		}
+	}
+	if e.More > 0 {
+		v.lower(min(a.NewlyDenied.Then, a.NewlyAllowed.Then), "%s of more kinds differ", connections(e.More))
+	}
+}
+
+func (a Analysis) judgeHealth(v *Verdict, e Evidence, h Health) {
+	more := e.Cohort.share() - e.Rest.share()
+	if e.Cohort.Ended >= MinConnects && e.Rest.Ended >= MinConnects && more > a.FailedConnects.Max {
+		v.lower(a.FailedConnects.Then, "%d%% of the cohort's connections got no answer, %d%% of all others", e.Cohort.share(), e.Rest.share())
+	}
+	if len(h.NotReady) > a.NotReady.Max {
+		v.lower(a.NotReady.Then, "not ready any more: %s", some(h.NotReady))
+	}
+	if len(h.Restarts) > a.Restarts.Max {
+		v.lower(a.Restarts.Then, "restarted: %s", some(h.Restarts))
+	}
+}
+
+func probeKey(lost string) string { return "probe " + lost }
+
+func (a Analysis) judgeCoverage(v *Verdict, step StepKind, e Evidence, h Health) {
+	switch {
+	case h.Selected == 0:
+		v.lower(a.Coverage.Then, "the change selects no pod")
+	case step == Enforce && h.Cohort == 0:
+		v.lower(a.Coverage.Then, "the cohort has no pod")
+	case e.Connections < a.Coverage.Connections:
+		v.lower(a.Coverage.Then, "only %s seen, %d wanted", connections(e.Connections), a.Coverage.Connections)
+	}
+	if step != Audit || !a.Coverage.Workloads {
+		return
+	}
+	unseen := slices.DeleteFunc(slices.Clone(h.Workloads), func(w string) bool { return slices.Contains(e.Workloads, w) })
+	if len(unseen) > 0 {
+		v.lower(a.Coverage.Then, "no connection was seen of %s", some(unseen))
+	}
+}
+
+// some is a list of at most three, and how many more.
+func some(list []string) string {
+	const most = 3
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
