@@ -70,6 +70,7 @@ var mayImport = map[string]string{
 	"hack/tools/image":                 "",
 	"bench/engine":                     "flow ruleset compile",
 	"bench/workload":                   "label flow policy cluster ruleset compile",
+	"bench/reach":                      "flow cluster reach",
 	"bench/measure":                    "",
 }
 

@@ -121,8 +121,8 @@ func (v View) document() document {
 		d.Boxes = append(d.Boxes, newJSONBox(b))
 	}
 	rules := map[flow.Rule]int{}
-	for i := range v.Map.Answers {
-		d.Answers = append(d.Answers, d.answer(&v.Map.Answers[i], rules))
+	for i := range v.Map.Answers() {
+		d.Answers = append(d.Answers, d.answer(v.Map.AnswerAt(i), rules))
 	}
 	return d
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
@@ -151,15 +152,23 @@ func (a *Answer) Declared(ports []cluster.Port) []Declared {
 	return out
 }
 
-// Text is the allowed ports in short: "all", "none", "389, 636", "all but 22", or "" if no policy is asked.
+// Text is the allowed ports in short: "all", "none", "389, 636", "all but 22", or "" if no policy is asked. It names the
+// families where they are allowed different ports.
 func (a *Answer) Text() string {
 	var texts []string
+	same := true
 	for i := range a.Parts {
-		t := a.Parts[i].Text()
-		if f := a.Parts[i].Family; f != "" && len(a.Parts) > 1 {
-			t = f + ": " + t
-		}
-		texts = append(texts, t)
+		texts = append(texts, a.Parts[i].Text())
+		same = same && texts[i] == texts[0]
+	}
+	switch {
+	case texts == nil:
+		return ""
+	case same:
+		return texts[0]
+	}
+	for i := range texts {
+		texts[i] = a.Parts[i].Family + ": " + texts[i]
 	}
 	return strings.Join(texts, "; ")
 }
@@ -215,19 +224,43 @@ func comparePorts(a, b Ports) int {
 	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.First, b.First))
 }
 
-func (m *Map) newAnswer(k answerKey) Answer {
-	a := Answer{Note: noteOf(k)}
-	for f, name := range []string{"IPv4", "IPv6"} {
-		if p := k.families[f]; p.egress || p.ingress {
-			a.Parts = append(a.Parts, Part{Family: name, Clauses: m.clauses(p)})
+func newAnswers(n int) []atomic.Pointer[Answer] { return make([]atomic.Pointer[Answer], n) }
+
+// AnswerAt returns the answer that AnswerIndex names. Answers are made when they are first asked for: a large cluster has
+// a hundred thousand, of which a picture shows a few.
+func (m *Map) AnswerAt(i int) *Answer {
+	if a := m.answers[i].Load(); a != nil {
+		return a
+	}
+	a := m.newAnswer(m.pairs.keys[i])
+	if !m.answers[i].CompareAndSwap(nil, a) {
+		return m.answers[i].Load()
+	}
+	return a
+}
+
+func (m *Map) newAnswer(k answerKey) *Answer {
+	a := &Answer{Note: noteOf(k)}
+	four, six := k.families[0], k.families[1]
+	nothing := rowPair{unjudged, unjudged}
+	switch {
+	case four == six && four != nothing:
+		a.Parts = []Part{{Clauses: m.clauses(four)}}
+	default:
+		if four != nothing {
+			a.Parts = append(a.Parts, Part{Family: "IPv4", Clauses: m.clauses(four)})
+		}
+		if six != nothing {
+			a.Parts = append(a.Parts, Part{Family: "IPv6", Clauses: m.clauses(six)})
+		}
+		if len(a.Parts) == 2 && slices.EqualFunc(a.Parts[0].Clauses, a.Parts[1].Clauses, Clause.equal) {
+			a.Parts = a.Parts[:1]
+			a.Parts[0].Family = ""
 		}
 	}
-	if len(a.Parts) == 2 && slices.EqualFunc(a.Parts[0].Clauses, a.Parts[1].Clauses, Clause.equal) {
-		a.Parts = a.Parts[:1]
-		a.Parts[0].Family = ""
-	}
 	for _, p := range a.Parts {
-		for _, c := range p.Clauses {
+		for i := range p.Clauses {
+			c := &p.Clauses[i]
 			is := None
 			if c.Verdict == flow.Allow {
 				is = All
@@ -256,91 +289,95 @@ func (c Clause) equal(o Clause) bool {
 	return c.Verdict == o.Verdict && c.Egress == o.Egress && c.Ingress == o.Ingress && slices.Equal(c.Ports, o.Ports)
 }
 
-// halves are what both ends say of a port.
-type halves struct{ egress, ingress Half }
-
-func (h halves) verdict() flow.Verdict {
-	if h.egress.Judged && h.egress.Verdict != flow.Allow || h.ingress.Judged && h.ingress.Verdict != flow.Allow {
-		return flow.Deny
-	}
-	return flow.Allow
+// sharer collects what both rows say of each range of ports. Ranges of which they say the same are one clause.
+type sharer struct {
+	m               *Map
+	pair            rowPair
+	egress, ingress *ruleset.Row
+	cells           [][2]ruleset.Cell // by clause
+	clauses         []Clause
 }
+
+var openRow = ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})
 
 // clauses shares out all protocols and ports among what both rows say.
-func (m *Map) clauses(k familyKey) []Clause {
-	out, in := m.row(k.egressRow), m.row(k.ingressRow)
-	half := func(judged bool, c ruleset.Cell) Half {
-		if !judged {
-			return Half{}
-		}
-		return Half{true, c.Verdict, m.rules.Rules[c.Rule]}
+func (m *Map) clauses(p rowPair) []Clause {
+	s := sharer{m: m, pair: p, egress: m.rowOf(p.egress), ingress: m.rowOf(p.ingress)}
+	for _, proto := range flow.PortProtocols {
+		s.share(proto, s.egress.Segments(proto), s.ingress.Segments(proto))
 	}
-	at := func(p flow.Protocol, port uint16) halves {
-		return halves{half(k.egress, out.Lookup(p, port)), half(k.ingress, in.Lookup(p, port))}
-	}
-	index := map[halves]int{}
-	var all []Clause
-	add := func(h halves, r Ports) {
-		i, ok := index[h]
-		if !ok {
-			i = len(all)
-			index[h] = i
-			all = append(all, Clause{Verdict: h.verdict(), Egress: h.egress, Ingress: h.ingress})
+	rest := s.add(s.egress.Other, s.ingress.Other, Ports{})
+	rank := func(c *Clause, is *Clause) int {
+		switch {
+		case c == is:
+			return 2
+		case c.Verdict == flow.Allow:
+			return 0
 		}
-		c := &all[i]
-		if n := len(c.Ports); n > 0 && c.Ports[n-1].Protocol == r.Protocol && int(c.Ports[n-1].Last)+1 == int(r.First) {
-			c.Ports[n-1].Last = r.Last
-			return
-		}
-		c.Ports = append(c.Ports, r)
+		return 1
 	}
-	for _, p := range flow.PortProtocols {
-		starts := startsOf(&out, &in, p)
-		for i, first := range starts {
-			last := uint16(65535)
-			if i+1 < len(starts) {
-				last = starts[i+1] - 1
-			}
-			add(at(p, first), Ports{p, first, last})
-		}
+	order := make([]*Clause, len(s.clauses))
+	for i := range order {
+		order[i] = &s.clauses[i]
 	}
-	rest := at(0, 0)
-	add(rest, Ports{})
-	slices.SortStableFunc(all, func(a, b Clause) int {
-		return cmp.Or(rank(a, rest)-rank(b, rest), comparePorts(a.Ports[0], b.Ports[0]))
+	last := order[rest]
+	slices.SortStableFunc(order, func(a, b *Clause) int {
+		return cmp.Or(rank(a, last)-rank(b, last), comparePorts(a.Ports[0], b.Ports[0]))
 	})
-	return all
-}
-
-// rank puts what is allowed first and everything else last.
-func rank(c Clause, rest halves) int {
-	switch {
-	case halves{c.Egress, c.Ingress} == rest:
-		return 2
-	case c.Verdict == flow.Allow:
-		return 0
+	out := make([]Clause, len(order))
+	for i, c := range order {
+		out[i] = *c
 	}
-	return 1
+	return out
 }
 
-// row returns a row of the ruleset; row 0 is everything allowed by no policy.
-func (m *Map) row(id ruleset.RowID) ruleset.Row {
-	if id == 0 {
-		return ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow})
+// rowOf is a row of the links; what is not judged is allowed.
+func (m *Map) rowOf(row uint32) *ruleset.Row {
+	if row == unjudged {
+		return &openRow
 	}
-	return m.rules.Rows[id]
+	return &m.links.rows[row]
 }
 
-// startsOf returns the ports at which one of the rows may change.
-func startsOf(a, b *ruleset.Row, p flow.Protocol) []uint16 {
-	starts := []uint16{0}
-	for _, r := range []*ruleset.Row{a, b} {
-		for _, s := range r.Segments(p) {
-			starts = append(starts, s.First)
+// share walks the segments of both rows at once.
+func (s *sharer) share(p flow.Protocol, egress, ingress []ruleset.Segment) {
+	for first, i, j := 0, 0, 0; first <= 65535; {
+		last := min(egress[i].Last, ingress[j].Last)
+		s.add(egress[i].Cell, ingress[j].Cell, Ports{p, uint16(first), last})
+		if first = int(last) + 1; egress[i].Last == last {
+			i++
+		}
+		if ingress[j].Last == last {
+			j++
 		}
 	}
-	slices.Sort(starts)
-	return slices.Compact(starts)
+}
+
+// add adds a range to the clause of its cells, and returns which that is.
+func (s *sharer) add(egress, ingress ruleset.Cell, r Ports) int {
+	cells := [2]ruleset.Cell{egress, ingress}
+	i := slices.Index(s.cells, cells)
+	if i < 0 {
+		i = len(s.cells)
+		s.cells = append(s.cells, cells)
+		c := Clause{Egress: s.half(s.pair.egress, egress), Ingress: s.half(s.pair.ingress, ingress)}
+		c.Verdict = c.Decision().Verdict
+		s.clauses = append(s.clauses, c)
+	}
+	c := &s.clauses[i]
+	if n := len(c.Ports); n > 0 && c.Ports[n-1].Protocol == r.Protocol && int(c.Ports[n-1].Last)+1 == int(r.First) {
+		c.Ports[n-1].Last = r.Last
+		return i
+	}
+	c.Ports = append(c.Ports, r)
+	return i
+}
+
+func (s *sharer) half(row uint32, c ruleset.Cell) Half {
+	if row == unjudged {
+		return Half{}
+	}
+	return Half{true, c.Verdict, s.m.rules.Rules[c.Rule]}
 }
 
 func plural(n int, noun string) string {

@@ -198,27 +198,11 @@ func (m *Map) workload(c podClass, pods []*cluster.Endpoint) Box {
 	b.Labels = commonLabels(pods)
 	for _, f := range c.faces {
 		if b.judged && f.there {
-			b.FencedEgress = b.FencedEgress || m.denies[ruleset.Subject{Direction: flow.Egress, Identity: f.id}]
-			b.FencedIngress = b.FencedIngress || m.denies[ruleset.Subject{Direction: flow.Ingress, Identity: f.id}]
+			b.FencedEgress = b.FencedEgress || m.links.fences(flow.Egress, f.id)
+			b.FencedIngress = b.FencedIngress || m.links.fences(flow.Ingress, f.id)
 		}
 	}
 	return b
-}
-
-// findDenials notes the subjects that are denied something by somebody's rule.
-func (m *Map) findDenials() {
-	m.denies = map[ruleset.Subject]bool{}
-	rows := map[ruleset.RowID]bool{}
-	for id, r := range m.rules.Rows {
-		deny := func(s ruleset.Segment) bool { return s.Verdict != flow.Allow }
-		rows[id] = r.Other.Verdict != flow.Allow || slices.ContainsFunc(r.TCP, deny) || slices.ContainsFunc(r.UDP, deny) || slices.ContainsFunc(r.SCTP, deny)
-	}
-	for s, row := range m.rules.Defaults {
-		m.denies[s] = m.denies[s] || rows[row]
-	}
-	for p, row := range m.rules.Pairs {
-		m.denies[p.Subject] = m.denies[p.Subject] || rows[row]
-	}
 }
 
 // passing are the labels that controllers put on single pods or on each rollout. They are no part of what a workload

@@ -2,6 +2,7 @@ package reach
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
@@ -75,33 +76,16 @@ func prefixNames(all []netip.Prefix) string {
 	return text
 }
 
-// regions returns the regions of each family that have an address which is nobody's, shortest prefix first.
+// regions returns the regions of each family that have an address outside which is nobody's, shortest prefix first.
 func (m *Map) regions() [2][]region {
-	prefixes := [2][]netip.Prefix{{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, {netip.PrefixFrom(netip.IPv6Unspecified(), 0)}}
-	var taken [2][]netip.Prefix
-	for _, p := range blocksOf(m.State) {
-		f := familyOf(p.Addr())
-		prefixes[f] = append(prefixes[f], p)
-	}
-	for _, p := range m.State.PodRanges() {
-		if p.IsValid() {
-			taken[familyOf(p.Addr())] = append(taken[familyOf(p.Addr())], p.Masked())
-		}
-	}
-	for a := range m.byAddress {
-		taken[familyOf(a)] = append(taken[familyOf(a)], netip.PrefixFrom(a, a.BitLen()))
-	}
 	var out [2][]region
-	for f := range prefixes {
-		slices.SortFunc(prefixes[f], func(a, b netip.Prefix) int { return cmp.Or(cmp.Compare(a.Bits(), b.Bits()), a.Compare(b)) })
-		prefixes[f] = slices.Compact(prefixes[f])
-		inner := slices.Concat(prefixes[f], taken[f])
-		slices.SortFunc(inner, netip.Prefix.Compare)
-		for _, p := range prefixes[f] {
-			if a, ok := free(p, inner); ok && !within(p, taken[f]) {
-				out[f] = append(out[f], region{p, m.rules.IdentityOf(a)})
-			}
+	for _, s := range Samples(m.State) {
+		if f := familyOf(s.Addr); !m.State.At(s.Addr).Unknown {
+			out[f] = append(out[f], region{s.Prefix, m.rules.IdentityOf(s.Addr)})
 		}
+	}
+	for f := range out {
+		slices.SortStableFunc(out[f], func(a, b region) int { return cmp.Compare(a.prefix.Bits(), b.prefix.Bits()) })
 	}
 	return out
 }
@@ -125,16 +109,20 @@ func blocksOf(s *cluster.State) []netip.Prefix {
 
 func namesBlocks(s *cluster.State) bool { return len(blocksOf(s)) > 0 }
 
-// within reports whether one of taken holds all of p: what is in there is no outside.
-func within(p netip.Prefix, taken []netip.Prefix) bool {
-	return slices.ContainsFunc(taken, func(t netip.Prefix) bool { return t.Bits() <= p.Bits() && t.Contains(p.Addr()) })
+// byAddress orders prefixes by their first address, longer ones after those that they are in.
+func byAddress(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// free returns the first address of p that is in none of the longer prefixes of inner, which are sorted.
+// free returns the first address of p that is in none of the longer prefixes of inner, which are sorted by address.
 func free(p netip.Prefix, inner []netip.Prefix) (netip.Addr, bool) {
 	a := p.Addr()
-	for _, q := range inner {
-		if q.Bits() > p.Bits() && p.Contains(q.Addr()) && q.Contains(a) {
+	from, _ := slices.BinarySearchFunc(inner, p, byAddress)
+	for _, q := range inner[from:] {
+		if a.Less(q.Addr()) {
+			break // a gap, or the end of p
+		}
+		if q.Bits() > p.Bits() && q.Contains(a) {
 			if a = lastOf(q).Next(); !a.IsValid() || !p.Contains(a) {
 				return netip.Addr{}, false
 			}
@@ -160,44 +148,39 @@ type identity struct {
 
 // mergeAlike makes one box of the parts for which every subject has the same rows.
 func (m *Map) mergeAlike(parts []Box) []Box {
-	var subjects []ruleset.Subject
-	for s := range m.rules.Defaults {
-		subjects = append(subjects, s)
-	}
-	slices.SortFunc(subjects, func(a, b ruleset.Subject) int {
-		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Identity, b.Identity))
-	})
-	merged := map[string]*Box{}
-	var order []string
+	merged := map[string]int{}
+	var out []Box
 	slices.SortFunc(parts, func(a, b Box) int { return a.Prefixes[0].Compare(b.Prefixes[0]) })
 	for _, b := range parts {
 		f := 0
 		if !b.faces[0].there {
 			f = 1
 		}
-		key := m.column(subjects, b.faces[f].id)
-		if merged[key] == nil {
-			merged[key] = &Box{Kind: Block}
-			order = append(order, key)
+		key := m.links.column(b.faces[f].id)
+		at, ok := merged[key]
+		if !ok {
+			at = len(out)
+			merged[key] = at
+			out = append(out, Box{Kind: Block})
 		}
-		to := merged[key]
+		to := &out[at]
 		to.Prefixes = append(to.Prefixes, b.Prefixes...)
 		to.faces[f] = b.faces[f]
 		to.alike = append(to.alike, identity{f, b.faces[f].id})
 	}
-	var out []Box
-	for _, key := range order {
-		out = append(out, *merged[key])
-	}
 	return out
 }
 
-// column is the text of the rows that each subject has for a peer.
-func (m *Map) column(subjects []ruleset.Subject, peer ruleset.Identity) string {
-	key := make([]byte, 0, 4*len(subjects))
-	for _, s := range subjects {
-		id := m.rules.RowOf(s, peer)
-		key = append(key, byte(id), byte(id>>8), byte(id>>16), byte(id>>24))
+// column is the text of the rows that subjects have for a peer and for nobody else: their defaults are the same for all.
+func (t *links) column(peer ruleset.Identity) string {
+	var key []byte
+	for d := range t.to {
+		cells := slices.Clone(t.to[d].of(uint32(peer)))
+		slices.SortFunc(cells, func(a, b link) int { return cmp.Compare(a.identity, b.identity) })
+		key = binary.LittleEndian.AppendUint32(key, uint32(len(cells)))
+		for _, l := range cells {
+			key = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(key, l.identity), l.row)
+		}
 	}
 	return string(key)
 }

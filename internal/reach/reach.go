@@ -4,34 +4,34 @@
 // each ordered pair of boxes there is an Answer, which says for every protocol and port whether a connection is allowed
 // and which rules of both ends decide. Answers are shared: a thousand pods have a million pairs but few answers.
 //
-// The work is done on the compiled ruleset, where a pair is two look-ups; the tests compare the result with the reference
-// evaluator. The package is as pure as the core: no I/O, goroutine or clock.
+// The work is done on what the compiler says, between identities and not between pods, and spread to boxes by their
+// indices only. The tests compare the result with the reference evaluator. Compare says where two maps differ. The package
+// is as pure as the core: no I/O, goroutine or clock.
 package reach
 
 import (
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
-	"github.com/ringfence-project/ringfence/internal/compile"
-	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
-// Map is who can reach whom. Make one with Compute.
+// Map is who can reach whom. Make one with Compute. It does not change, and may be read by many at once.
 type Map struct {
 	// State is what was computed on: the given state, with addresses for those that had none.
 	State *cluster.State
 	// Boxes in order: workloads by namespace and name, then nodes, then the outside, the world last.
 	Boxes   []Box
-	Answers []Answer // distinct; the first is the zero Answer, for pairs that no policy is asked about
 	Notices []string // what a reader should know, in order
 
-	cells     []int32 // an index into Answers for each pair, row by row
+	pairs     pairs
+	answers   []atomic.Pointer[Answer] // made when they are asked for
 	byAddress map[netip.Addr]int
 	outside   [2]map[ruleset.Identity]int
 	unknown   [2]map[ruleset.Identity]int
-	rules     *ruleset.Ruleset
-	denies    map[ruleset.Subject]bool
+	rules     *ruleset.Ruleset // without pairs
+	links     *links
 }
 
 // Options are choices for Compute. The zero value is good.
@@ -50,28 +50,24 @@ func Compute(s *cluster.State, opts Options) (*Map, error) {
 	if m.State, m.Notices, err = Addressed(s, opts); err != nil {
 		return nil, err
 	}
-	c := compile.New(compile.Options{})
-	c.Update(m.State, nil)
-	m.rules = c.Ruleset()
-	m.findDenials()
+	if m.rules, m.links, err = compileState(m.State); err != nil {
+		return nil, err
+	}
 	m.addWorkloads()
 	m.addNodes()
 	m.addOutside()
 	if opts.Unknown {
 		m.addUnknown()
 	}
-	m.fill()
+	m.pair()
 	return m, nil
 }
 
 // Answer returns what holds for connections from one box to another, by their indices.
-func (m *Map) Answer(from, to int) *Answer { return &m.Answers[m.AnswerIndex(from, to)] }
-
-// AnswerIndex is Answer as an index into Answers.
-func (m *Map) AnswerIndex(from, to int) int { return int(m.cells[from*len(m.Boxes)+to]) }
+func (m *Map) Answer(from, to int) *Answer { return m.AnswerAt(m.AnswerIndex(from, to)) }
 
 // Allowed reports whether something is allowed from one box to another.
-func (m *Map) Allowed(from, to int) bool { return m.Answer(from, to).Level >= Some }
+func (m *Map) Allowed(from, to int) bool { return m.AnswerAt(m.AlikeIndex(from, to)).Level >= Some }
 
 // Telling reports whether a pair that is allowed says something about the policies: not if both ends are open and no
 // rule has to do with it. Pictures leave the others out, or a cluster without policies would be a ball of wool.
@@ -101,66 +97,4 @@ func familyOf(a netip.Addr) int {
 		return 0
 	}
 	return 1
-}
-
-// fill finds the answer of every pair.
-func (m *Map) fill() {
-	m.Answers = []Answer{{}}
-	known := map[answerKey]int32{{}: 0}
-	m.cells = make([]int32, len(m.Boxes)*len(m.Boxes))
-	for from := range m.Boxes {
-		for to := range m.Boxes {
-			k := m.key(from, to)
-			id, ok := known[k]
-			if !ok {
-				id = int32(len(m.Answers))
-				known[k] = id
-				m.Answers = append(m.Answers, m.newAnswer(k))
-			}
-			m.cells[from*len(m.Boxes)+to] = id
-		}
-	}
-}
-
-// answerKey is all that an answer depends on.
-type answerKey struct {
-	families [2]familyKey
-	own      ownNode
-}
-
-// familyKey is one family's part: which sides are judged, and by which rows.
-type familyKey struct {
-	egress, ingress       bool
-	egressRow, ingressRow ruleset.RowID
-}
-
-// ownNode says whether the client is the node that the server runs on.
-type ownNode uint8
-
-const (
-	notOwn ownNode = iota
-	partlyOwn
-	allOwn
-)
-
-func (m *Map) key(from, to int) answerKey {
-	a, b := &m.Boxes[from], &m.Boxes[to]
-	if from == to && len(a.Pods) < 2 {
-		return answerKey{} // a pod always reaches itself
-	}
-	k := answerKey{own: a.ownNodeOf(b)}
-	for f := range k.families {
-		x, y := a.faces[f], b.faces[f]
-		if !x.there || !y.there {
-			continue
-		}
-		p := &k.families[f]
-		if p.egress = a.judged; p.egress {
-			p.egressRow = m.rules.RowOf(ruleset.Subject{Direction: flow.Egress, Identity: x.id}, y.id)
-		}
-		if p.ingress = b.judged && k.own != allOwn; p.ingress {
-			p.ingressRow = m.rules.RowOf(ruleset.Subject{Direction: flow.Ingress, Identity: y.id}, x.id)
-		}
-	}
-	return k
 }

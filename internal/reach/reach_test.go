@@ -48,6 +48,9 @@ func TestReachIsEval(t *testing.T) {
 				continue // said of the box as a whole, in the answer's note
 			}
 			clause := m.Answer(from, to).Lookup(tuple.Source.Is4(), tuple.Protocol, tuple.Port)
+			if got, ok := m.Decide(from, to, tuple.Source.Is4(), tuple.Protocol, tuple.Port); ok != (clause != nil) || ok && got != clause.Decision() {
+				t.Fatalf("%s: decided %+v, %v; the answer is %+v", c.Tuple(), got, ok, clause)
+			}
 			if clause == nil {
 				if d.Egress != nil || d.Ingress != nil {
 					t.Fatalf("%s: policies are asked, but there is no answer", c.Tuple())
@@ -86,8 +89,16 @@ func TestMapIsWhole(t *testing.T) {
 		if n := len(m.State.Endpoints()); pods > n || pods < n && len(m.Notices) == 0 {
 			t.Fatalf("%d pods are in boxes, of %d", pods, n)
 		}
-		for i := range m.Answers {
-			checkAnswer(t, &m.Answers[i])
+		for i := range m.Answers() {
+			checkAnswer(t, m.AnswerAt(i))
+		}
+		for from := range m.Boxes {
+			for to := range m.Boxes {
+				a, like := m.Answer(from, to), m.AnswerAt(m.AlikeIndex(from, to))
+				if a.Level != like.Level || a.Note != like.Note || a.Text() != like.Text() {
+					t.Fatalf("%s is not like %s", a.Text(), like.Text())
+				}
+			}
 		}
 	})
 }
@@ -278,7 +289,7 @@ func TestLargeMapsAreFast(t *testing.T) {
 			t.Fatal(err)
 		}
 		took := time.Since(start)
-		t.Logf("%d workloads: %v, %d answers", n, took, len(m.Answers))
+		t.Logf("%d workloads: %v, %d answers", n, took, m.Answers())
 		if took > most {
 			t.Errorf("%d workloads took %v, more than %v", n, took, most)
 		}

@@ -1,7 +1,6 @@
 package reach
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -52,12 +51,10 @@ func Samples(states ...*cluster.State) []Sample {
 }
 
 func samplesOf(edges, taken []netip.Prefix) []Sample {
-	slices.SortFunc(edges, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
+	slices.SortFunc(edges, byAddress)
 	edges = slices.Compact(edges)
 	inner := slices.Concat(edges, taken)
-	slices.SortFunc(inner, netip.Prefix.Compare)
+	slices.SortFunc(inner, byAddress)
 	var out []Sample
 	for _, p := range edges {
 		if a, ok := free(p, inner); ok {
