@@ -20,14 +20,20 @@ func (v View) writeCSV(w io.Writer) error {
 	if err := out.Write(header); err != nil {
 		return err
 	}
-	seen := v.seenByPair()
+	seen, texts := v.seenByPair(), make([]answerTexts, v.Map.Answers())
 	for from := range v.Map.Boxes {
 		for to := range v.Map.Boxes {
-			a, s := v.Map.Answer(from, to), seen[pair{from, to}]
+			number, s := v.Map.AnswerIndex(from, to), seen[pair{from, to}]
+			a, t := v.Map.AnswerAt(number), &texts[number]
 			if a.Level == reach.Unjudged && s == nil {
 				continue
 			}
-			if err := out.Write(v.line(from, to, a, s)); err != nil {
+			if t.level == "" {
+				*t = answerTexts{a.Level.String(), a.Text(), deciders(a, flow.Allow), deciders(a, flow.Deny)}
+			}
+			declared := strings.Join(declaredNames(a, v.Map.Boxes[to].Ports), ", ")
+			line := []string{v.Map.Boxes[from].Name, v.Map.Boxes[to].Name, t.level, t.ports, declared, t.allowedBy, t.deniedBy}
+			if err := out.Write(v.withSeen(line, s)); err != nil {
 				return err
 			}
 		}
@@ -36,9 +42,10 @@ func (v View) writeCSV(w io.Writer) error {
 	return out.Error()
 }
 
-func (v View) line(from, to int, a *reach.Answer, s *pairSeen) []string {
-	line := []string{v.Map.Boxes[from].Name, v.Map.Boxes[to].Name, a.Level.String(), a.Text(),
-		strings.Join(declaredNames(a, v.Map.Boxes[to].Ports), ", "), deciders(a, flow.Allow), deciders(a, flow.Deny)}
+// answerTexts are what the pairs of one answer have in common.
+type answerTexts struct{ level, ports, allowedBy, deniedBy string }
+
+func (v View) withSeen(line []string, s *pairSeen) []string {
 	switch {
 	case s != nil:
 		line = append(line, strconv.FormatUint(s.Allowed, 10), strconv.FormatUint(s.Denied, 10), s.Last)

@@ -71,7 +71,7 @@ func (v View) matrix() *grid {
 	for from, b := range m.Boxes {
 		row := []string{number(from), b.Name}
 		for to := range m.Boxes {
-			row = append(row, cellText(m.Answer(from, to)))
+			row = append(row, cellText(m.AnswerAt(m.AlikeIndex(from, to))))
 		}
 		g.add(append(row, openEnds(b)))
 	}
@@ -149,21 +149,26 @@ type listLine struct {
 func (v View) lines(from int) []listLine {
 	var all []listLine
 	index := map[listKey]int{}
+	answers := map[int]int{} // the line that an answer is in
 	for to, b := range v.Map.Boxes {
-		a := v.Map.Answer(from, to)
-		if a.Level == reach.Unjudged {
-			continue
-		}
-		l := listLine{symbol: "->", ports: a.Text(), by: "by " + deciders(a, flow.Allow)}
-		if a.Level == reach.None {
-			l.symbol, l.by = "-x", "by "+deciders(a, flow.Deny)
-		}
-		k := listKey{l.symbol, l.ports, l.by}
-		i, ok := index[k]
+		number := v.Map.AnswerIndex(from, to)
+		i, ok := answers[number]
 		if !ok {
-			i = len(all)
-			index[k] = i
-			all = append(all, l)
+			a := v.Map.AnswerAt(number)
+			if a.Level == reach.Unjudged {
+				continue
+			}
+			l := listLine{symbol: "->", ports: a.Text(), by: "by " + deciders(a, flow.Allow)}
+			if a.Level == reach.None {
+				l.symbol, l.by = "-x", "by "+deciders(a, flow.Deny)
+			}
+			k := listKey{l.symbol, l.ports, l.by}
+			if i, ok = index[k]; !ok {
+				i = len(all)
+				index[k] = i
+				all = append(all, l)
+			}
+			answers[number] = i
 		}
 		all[i].to = append(all[i].to, b.Name)
 	}
@@ -185,7 +190,7 @@ func shorten(names []string, most int) []string {
 func (v View) between(a, b group) (drawn, pairs int) {
 	for _, from := range a.boxes {
 		for _, to := range b.boxes {
-			if v.Map.Answer(from, to).Level == reach.Unjudged {
+			if v.Map.AnswerAt(v.Map.AlikeIndex(from, to)).Level == reach.Unjudged {
 				continue
 			}
 			pairs++
