@@ -32,7 +32,7 @@ var mayImport = map[string]string{
 	"internal/rollout": "label policy cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
-	"internal/manifest":                "label flow policy cluster podspec service",
+	"internal/manifest":                "label flow policy cluster podspec service rollout",
 	"internal/source/dir":              "label flow policy cluster manifest wholefile",
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
@@ -63,6 +63,7 @@ var mayImport = map[string]string{
 	"internal/runtime":                 "flow policy cluster ruleset compile dataplane dataplane/nft engine netns podspec podnet shim echo",
 	"internal/scenario":                "*",
 	"internal/up":                      "*",
+	"api/v1alpha1":                     "",
 	"cmd/ringfence":                    "*",
 	"bench/edits":                      "",
 	"bench/labmanifests":               "",

@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/podspec"
 	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/service"
 )
 
@@ -26,6 +27,7 @@ type Bundle struct {
 	pods       []*cluster.Endpoint
 	workloads  []workload
 	policies   []*policy.Policy
+	rollouts   []*rollout.Spec
 	services   []service.Service
 	podRanges  []netip.Prefix
 	problems   []Problem

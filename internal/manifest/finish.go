@@ -11,6 +11,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/podspec"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/service"
 )
 
@@ -28,6 +29,7 @@ type Result struct {
 	// Workloads say what runs in each pod, on a machine without containers.
 	Workloads map[cluster.Key]podspec.Spec
 	Services  []service.Service // by namespace and name
+	Rollouts  []*rollout.Spec   // by name; those without a problem
 	Problems  []Problem         // by file and line
 	Notices   []Notice          // by file and line
 	Ignored   map[string]int    // how many objects of kinds that do not matter
@@ -37,7 +39,7 @@ type Result struct {
 // finished again; the policies and bare pods are shared between the results.
 func (b *Bundle) Finish(opts Options) Result {
 	r := Result{Ignored: maps.Clone(b.ignored), Problems: slices.Clone(b.problems), Notices: slices.Clone(b.notices),
-		Services: slices.Clone(b.services)}
+		Services: slices.Clone(b.services), Rollouts: slices.Clone(b.rollouts)}
 	r.Objects = cluster.Objects{Namespaces: slices.Clone(b.namespaces), Nodes: slices.Clone(b.nodes), Policies: slices.Clone(b.policies)}
 	e := newExpansion(b, cmp.Or(opts.MaxReplicas, 10_000))
 	r.Objects.Endpoints = e.pods()
@@ -49,6 +51,7 @@ func (b *Bundle) Finish(opts Options) Result {
 	ranges := slices.Clone(b.podRanges)
 	slices.SortFunc(ranges, netip.Prefix.Compare)
 	r.Objects.PodRanges = slices.Compact(ranges)
+	slices.SortFunc(r.Rollouts, func(x, y *rollout.Spec) int { return strings.Compare(x.Name, y.Name) })
 	slices.SortFunc(r.Services, func(x, y service.Service) int { return x.Key.Compare(y.Key) })
 	slices.SortStableFunc(r.Problems, func(x, y Problem) int {
 		return cmp.Or(strings.Compare(x.File, y.File), cmp.Compare(x.Line, y.Line))

@@ -16,6 +16,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -97,6 +98,9 @@ func dump(t testing.TB, r Result) []byte {
 	for _, p := range state.Policies() {
 		writePolicy(&b, p)
 	}
+	for _, s := range r.Rollouts {
+		writeRollout(&b, s)
+	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Ignored)) {
 		fmt.Fprintf(&b, "ignored %d %s\n", r.Ignored[kind], kind)
 	}
@@ -118,6 +122,20 @@ func endpointText(e *cluster.Endpoint) string {
 		s += fmt.Sprintf(" %s:%d/%s", p.Name, p.Number, p.Protocol)
 	}
 	return s + fmt.Sprintf(" (%s:%d)", e.File, e.Line)
+}
+
+func writeRollout(b *bytes.Buffer, s *rollout.Spec) {
+	fmt.Fprintf(b, "rollout %s (%s:%d)\n", s.Name, s.File, s.Line)
+	for _, p := range s.Policies {
+		writePolicy(b, p)
+	}
+	for _, r := range s.Remove {
+		fmt.Fprintf(b, "removes %s\n", r)
+	}
+	for _, step := range s.Steps {
+		fmt.Fprintln(b, step)
+	}
+	fmt.Fprintf(b, "analysis %+v\n", s.Analysis)
 }
 
 func writePolicy(b *bytes.Buffer, p *policy.Policy) {

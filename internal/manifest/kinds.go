@@ -13,6 +13,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	ringfence "github.com/ringfence-project/ringfence/api/v1alpha1"
 )
 
 // kindInfo says how objects of one kind are read.
@@ -20,26 +22,34 @@ type kindInfo struct {
 	apiVersion string
 	namespaced bool
 	policy     bool // unknown fields are problems; one that cannot be read is replaced by a stand-in
+	strict     bool // unknown fields are problems
 	take       func(*Bundle, *object, *yaml.Node)
 }
 
+// The versions in which the policy kinds are read.
+const (
+	networkVersion = "networking.k8s.io/v1"
+	clusterVersion = "policy.networking.k8s.io/v1alpha2"
+)
+
 // kinds are the kinds that can change a verdict. All others are counted.
 var kinds = map[string]kindInfo{
-	"Namespace":                  {"v1", false, false, reading((*Bundle).takeNamespace)},
-	"Node":                       {"v1", false, false, reading((*Bundle).takeNode)},
-	"Pod":                        {"v1", true, false, reading((*Bundle).takePod)},
-	"Service":                    {"v1", true, false, reading((*Bundle).takeService)},
-	"ReplicationController":      {"v1", true, false, reading((*Bundle).takeReplicationController)},
-	"Deployment":                 {"apps/v1", true, false, reading((*Bundle).takeDeployment)},
-	"ReplicaSet":                 {"apps/v1", true, false, reading((*Bundle).takeReplicaSet)},
-	"StatefulSet":                {"apps/v1", true, false, reading((*Bundle).takeStatefulSet)},
-	"DaemonSet":                  {"apps/v1", true, false, reading((*Bundle).takeDaemonSet)},
-	"Job":                        {"batch/v1", true, false, reading((*Bundle).takeJob)},
-	"CronJob":                    {"batch/v1", true, false, reading((*Bundle).takeCronJob)},
-	"NetworkPolicy":              {"networking.k8s.io/v1", true, true, reading((*Bundle).takeNetworkPolicy)},
-	"ClusterNetworkPolicy":       {"policy.networking.k8s.io/v1alpha2", false, true, reading((*Bundle).takeClusterNetworkPolicy)},
-	"AdminNetworkPolicy":         {"policy.networking.k8s.io/v1alpha1", false, true, reading((*Bundle).takeAdminNetworkPolicy)},
-	"BaselineAdminNetworkPolicy": {"policy.networking.k8s.io/v1alpha1", false, true, reading((*Bundle).takeBaselineAdminNetworkPolicy)},
+	"Namespace":                  {"v1", false, false, false, reading((*Bundle).takeNamespace)},
+	"Node":                       {"v1", false, false, false, reading((*Bundle).takeNode)},
+	"Pod":                        {"v1", true, false, false, reading((*Bundle).takePod)},
+	"Service":                    {"v1", true, false, false, reading((*Bundle).takeService)},
+	"ReplicationController":      {"v1", true, false, false, reading((*Bundle).takeReplicationController)},
+	"Deployment":                 {"apps/v1", true, false, false, reading((*Bundle).takeDeployment)},
+	"ReplicaSet":                 {"apps/v1", true, false, false, reading((*Bundle).takeReplicaSet)},
+	"StatefulSet":                {"apps/v1", true, false, false, reading((*Bundle).takeStatefulSet)},
+	"DaemonSet":                  {"apps/v1", true, false, false, reading((*Bundle).takeDaemonSet)},
+	"Job":                        {"batch/v1", true, false, false, reading((*Bundle).takeJob)},
+	"CronJob":                    {"batch/v1", true, false, false, reading((*Bundle).takeCronJob)},
+	"PolicyRollout":              {ringfence.APIVersion, false, false, true, (*Bundle).takePolicyRollout},
+	"NetworkPolicy":              {networkVersion, true, true, true, reading((*Bundle).takeNetworkPolicy)},
+	"ClusterNetworkPolicy":       {clusterVersion, false, true, true, reading((*Bundle).takeClusterNetworkPolicy)},
+	"AdminNetworkPolicy":         {"policy.networking.k8s.io/v1alpha1", false, true, true, reading((*Bundle).takeAdminNetworkPolicy)},
+	"BaselineAdminNetworkPolicy": {"policy.networking.k8s.io/v1alpha1", false, true, true, reading((*Bundle).takeBaselineAdminNetworkPolicy)},
 }
 
 // readable are the Go types of the kinds above.
@@ -98,7 +108,7 @@ func (b *Bundle) take(o *object, root *yaml.Node) {
 	if !info.namespaced {
 		o.key.Namespace = ""
 	}
-	o.strict = info.policy
+	o.strict = info.strict
 	info.take(b, o, root)
 }
 

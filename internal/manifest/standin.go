@@ -114,6 +114,7 @@ var (
 	kindText      = regexp.MustCompile(`(?m)(?:^[ \t-]*|[{,]\s*)["']?kind["']?\s*:\s*["']?(\w+)`)
 	nameText      = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?name["']?\s*:\s*["']?([a-z0-9.-]+)["']?\s*(?:[,}]|$)`)
 	namespaceText = regexp.MustCompile(`(?m)(?:^[ \t]+|[{,]\s*)["']?namespace["']?\s*:\s*["']?([a-z0-9-]+)["']?\s*(?:[,}]|$)`)
+	rolloutText   = regexp.MustCompile(`(?m)^["']?kind["']?\s*:\s*["']?PolicyRollout\b`)
 	namespaceKey  = regexp.MustCompile(`\bnamespace["']?\s*:`)
 )
 
@@ -128,6 +129,9 @@ func (b *Bundle) takeUnreadable(file string, c chunk, err error) {
 		fix = renderFirst
 	}
 	kindsAt := kindText.FindAllSubmatchIndex(c.text, -1)
+	if rolloutText.Match(c.text) {
+		kindsAt = nil // the policies that it carries are not in force
+	}
 	found := false
 	for i, m := range kindsAt {
 		kind := string(c.text[m[2]:m[3]])

@@ -250,7 +250,7 @@ func (s Status) Part(spec *Spec, state *cluster.State) Part {
 	case s.Active():
 		if c, ok := s.cohort(spec); ok {
 			p.Members = c.Choose(state, spec.Name, spec.Change)
-			p.Everyone = c.everyone()
+			p.Everyone = c.Everyone()
 		}
 	}
 	return p
@@ -268,7 +268,7 @@ func (s Status) cohort(spec *Spec) (Cohort, bool) {
 	return Cohort{}, false
 }
 
-// everyone reports whether c chooses all pods, also those to come.
-func (c Cohort) everyone() bool {
+// Everyone reports whether c chooses all pods, also those to come.
+func (c Cohort) Everyone() bool {
 	return c.Percent == 100 && c.Pods == nil && c.Namespaces == nil && len(c.Nodes) == 0
 }

@@ -1,0 +1,235 @@
+// Package v1alpha1 holds the kinds of ringfence.dev/v1alpha1, which exist for what no standard has. They are written for
+// people and for generators of CRDs; the meaning of what they carry is that of the standard kinds.
+//
+// +kubebuilder:object:generate=true
+// +groupName=ringfence.dev
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// APIVersion is what manifests of these kinds write.
+const APIVersion = "ringfence.dev/v1alpha1"
+
+// PolicyRollout is a change of policies as a release: shown against live traffic, put in force for a few pods first,
+// watched, and undone by itself when it hurts. The policies that it carries are a candidate beside those in force. Once
+// the rollout is complete they are in force as if they had been applied themselves, for as long as the rollout exists.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Step",type=string,JSONPath=`.status.step`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.reason`
+type PolicyRollout struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec PolicyRolloutSpec `json:"spec"`
+	// +optional
+	Status PolicyRolloutStatus `json:"status,omitempty"`
+}
+
+// PolicyRolloutList is a list of PolicyRollouts.
+//
+// +kubebuilder:object:root=true
+type PolicyRolloutList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []PolicyRollout `json:"items"`
+}
+
+// PolicyRolloutSpec says what changes, in which steps, and what it is measured by. Whoever edits it begins it anew.
+type PolicyRolloutSpec struct {
+	// Policies are whole objects of the kinds NetworkPolicy and ClusterNetworkPolicy. One with the kind, namespace and
+	// name of a policy that exists is its new version.
+	//
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Policies []runtime.RawExtension `json:"policies,omitempty"`
+	// Remove names policies that are to go.
+	//
+	// +optional
+	Remove []PolicyReference `json:"remove,omitempty"`
+	// Steps are gone through in order. The last one enforces for all pods. None are an audit of 10 minutes, 10 percent
+	// of the pods for 5 minutes, and all pods.
+	//
+	// +optional
+	Steps []RolloutStep `json:"steps,omitempty"`
+	// Analysis says what the steps are measured by; what it does not say has defaults.
+	//
+	// +optional
+	Analysis *RolloutAnalysis `json:"analysis,omitempty"`
+}
+
+// PolicyReference names a policy.
+type PolicyReference struct {
+	// +kubebuilder:validation:Enum=NetworkPolicy;ClusterNetworkPolicy
+	Kind string `json:"kind"`
+	// Namespace of a NetworkPolicy; "default" if it is left out.
+	//
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+// RolloutStep is one of its fields.
+//
+// +kubebuilder:validation:ExactlyOneOf=audit;enforce;pause
+type RolloutStep struct {
+	// Audit enforces for nobody. What the candidate would do is seen, on living connections too.
+	//
+	// +optional
+	Audit *AuditStep `json:"audit,omitempty"`
+	// Enforce judges a cohort by the candidate. Every other pod keeps the policies that are in force.
+	//
+	// +optional
+	Enforce *EnforceStep `json:"enforce,omitempty"`
+	// Pause leaves everything as it is.
+	//
+	// +optional
+	Pause *PauseStep `json:"pause,omitempty"`
+}
+
+// AuditStep is how long to look.
+type AuditStep struct {
+	// For is how long; 10m if it is left out.
+	//
+	// +optional
+	For *metav1.Duration `json:"for,omitempty"`
+}
+
+// EnforceStep chooses the cohort, among the pods that the candidate's policies and those that they replace select. All
+// fields that are given have to hold, and at least one has to be given.
+type EnforceStep struct {
+	// Percent of the pods, chosen by a stable hash of who they are; 100 if it is left out. At least one pod is chosen.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Percent *int32 `json:"percent,omitempty"`
+	// Selector chooses by the labels of pods.
+	//
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+	// NamespaceSelector chooses by the labels of the pods' namespaces.
+	//
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// Nodes chooses the pods that run on one of these.
+	//
+	// +optional
+	Nodes []string `json:"nodes,omitempty"`
+	// For is how long the cohort is watched before the next step; 5m if it is left out.
+	//
+	// +optional
+	For *metav1.Duration `json:"for,omitempty"`
+}
+
+// PauseStep waits for a time, or for a person if it says none.
+type PauseStep struct {
+	// +optional
+	For *metav1.Duration `json:"for,omitempty"`
+	// Until says the same as leaving For out, in words.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=Promoted
+	Until string `json:"until,omitempty"`
+}
+
+// RolloutAnalysis are the limits of a rollout.
+type RolloutAnalysis struct {
+	// NewlyDenied counts connections that the policies in force allow and the candidate denies. By default the first one
+	// rolls back.
+	//
+	// +optional
+	NewlyDenied *RolloutLimit `json:"newlyDenied,omitempty"`
+	// NewlyAllowed counts the opposite. By default the first one pauses.
+	//
+	// +optional
+	NewlyAllowed *RolloutLimit `json:"newlyAllowed,omitempty"`
+	// FailedConnects is by how many percentage points the share of connections that get no answer may be higher in the
+	// cohort than beside it. By default more than 20 rolls back.
+	//
+	// +optional
+	FailedConnects *RolloutLimit `json:"failedConnects,omitempty"`
+	// NotReady counts pods of the cohort that were ready before the step and are not any more. By default the first one
+	// rolls back.
+	//
+	// +optional
+	NotReady *RolloutLimit `json:"notReady,omitempty"`
+	// Restarts counts pods of the cohort that restarted. By default the first one rolls back.
+	//
+	// +optional
+	Restarts *RolloutLimit `json:"restarts,omitempty"`
+	// Probes counts connections that pods nearly always want, DNS above all, and that the candidate takes away from a pod
+	// that had them, used or not. By default the first one pauses.
+	//
+	// +optional
+	Probes *RolloutLimit `json:"probes,omitempty"`
+	// Coverage is what has to be seen before a step passes.
+	//
+	// +optional
+	Coverage *RolloutCoverage `json:"coverage,omitempty"`
+}
+
+// RolloutLimit is how much is taken, and what happens beyond.
+type RolloutLimit struct {
+	// Max is 0 if it is left out; 20 for failedConnects.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Max *int32 `json:"max,omitempty"`
+	// +optional
+	Then RolloutAction `json:"then,omitempty"`
+}
+
+// RolloutCoverage is how much has to be seen of the pods that the candidate selects.
+type RolloutCoverage struct {
+	// Connections in the step; 1 if it is left out.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Connections *int32 `json:"connections,omitempty"`
+	// Workloads: an audit has to see a connection of each workload; true if it is left out.
+	//
+	// +optional
+	Workloads *bool `json:"workloads,omitempty"`
+	// +optional
+	Then RolloutAction `json:"then,omitempty"`
+}
+
+// RolloutAction is what happens beyond a limit.
+//
+// +kubebuilder:validation:Enum=RollBack;Pause;Ignore
+type RolloutAction string
+
+// The actions.
+const (
+	RollBack RolloutAction = "RollBack" // what was in force before is in force again, and the rollout is over
+	PauseIt  RolloutAction = "Pause"    // nothing changes until a person promotes
+	Ignore   RolloutAction = "Ignore"   // it is only shown
+)
+
+// PolicyRolloutStatus is how far a rollout has come.
+type PolicyRolloutStatus struct {
+	// Phase is Waiting, Progressing, Paused, RolledBack, Aborted, Undone or Complete.
+	//
+	// +optional
+	Phase string `json:"phase,omitempty"`
+	// Reason is why it is waiting or paused, or was rolled back.
+	//
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Step is the current one, for instance "2/4 enforce 10% of the pods for 5m".
+	//
+	// +optional
+	Step string `json:"step,omitempty"`
+	// Since is when the phase or the step began.
+	//
+	// +optional
+	Since metav1.Time `json:"since,omitempty"`
+}

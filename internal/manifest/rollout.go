@@ -1,0 +1,260 @@
+package manifest
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"reflect"
+	"slices"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	ringfence "github.com/ringfence-project/ringfence/api/v1alpha1"
+	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/rollout"
+)
+
+// A rollout with a problem is not used at all: what it would change stays as it is, which is what a rollout is for. So
+// there is no stand-in, unlike for a policy that is to be in force.
+
+// takePolicyRollout reads a PolicyRollout, its policies as strictly as if they were documents of their own.
+func (b *Bundle) takePolicyRollout(o *object, root *yaml.Node) {
+	var pr ringfence.PolicyRollout
+	o.read(root, reflect.ValueOf(&pr).Elem(), "")
+	o.checkName()
+	if err := label.CheckKey(o.key.Name); err != nil && !o.broken("metadata.name") {
+		o.problem("metadata.name", "", "the name of a rollout has at most 63 characters")
+	}
+	spec := &rollout.Spec{Name: o.key.Name, Digest: digest(get(root, "spec")), File: o.file, Line: o.line,
+		Analysis: o.rolloutAnalysis(pr.Spec.Analysis)}
+	spec.Policies = o.rolloutPolicies(b, get(get(root, "spec"), "policies"))
+	spec.Remove = o.rolloutRemoves(spec.Change, pr.Spec.Remove)
+	if len(spec.Policies)+len(spec.Remove) == 0 && !o.broken("spec") {
+		o.problem("spec", "write policies, or names of policies to remove", "the rollout changes nothing")
+	}
+	spec.Steps = o.rolloutSteps(pr.Spec.Steps)
+	if len(o.problems) > 0 {
+		o.effect("the rollout does not take place, and what is in force stays so")
+		return
+	}
+	if b.once(o) {
+		b.rollouts = append(b.rollouts, spec)
+	}
+}
+
+// digest is the hash of what a node says, whatever way it is written.
+func digest(n *yaml.Node) string {
+	if n == nil {
+		return ""
+	}
+	text, err := json.Marshal(plainValue(n)) // keys in order
+	if err != nil {
+		text = []byte(err.Error()) // what JSON cannot say is a problem anyway
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+// carried are the kinds of policies that a rollout may carry.
+var carried = map[string]func(*Bundle, *object, *yaml.Node){
+	"NetworkPolicy":        reading((*Bundle).takeNetworkPolicy),
+	"ClusterNetworkPolicy": reading((*Bundle).takeClusterNetworkPolicy),
+}
+
+var carriedVersions = map[string]string{"NetworkPolicy": networkVersion, "ClusterNetworkPolicy": clusterVersion}
+
+func (o *object) rolloutPolicies(b *Bundle, list *yaml.Node) []*policy.Policy {
+	if list == nil || list.Kind != yaml.SequenceNode {
+		return nil
+	}
+	inner := NewBundle()
+	inner.types = b.types
+	for i, n := range list.Content {
+		n = target(n)
+		path := at("spec.policies", i)
+		item := &object{file: o.file, line: n.Line, lines: map[string]int{}, types: o.types, strict: true}
+		item.readHeader(n, "")
+		take := carried[item.kind]
+		switch {
+		case take == nil:
+			o.problemAt(n.Line, path+".kind", "write NetworkPolicy or ClusterNetworkPolicy", "a rollout carries no %s", cmp.Or(shorten(item.kind), "object without a kind"))
+			continue
+		case item.apiVersion != carriedVersions[item.kind]:
+			item.wrongVersion(carriedVersions[item.kind])
+		}
+		if item.kind == "ClusterNetworkPolicy" {
+			item.key.Namespace = ""
+		} else {
+			item.key.Namespace = cmp.Or(item.key.Namespace, "default")
+		}
+		take(inner, item, n)
+		inner.collect(item)
+	}
+	for _, p := range inner.problems {
+		p.Effect = "" // the stand-in is not used
+		o.problems = append(o.problems, p)
+	}
+	o.notices = append(o.notices, inner.notices...)
+	return inner.policies
+}
+
+func (o *object) rolloutRemoves(c rollout.Change, refs []ringfence.PolicyReference) []rollout.Ref {
+	taken := c.Touches()
+	var all []rollout.Ref
+	for i, r := range refs {
+		path := at("spec.remove", i)
+		ref := rollout.Ref{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
+		switch {
+		case carried[r.Kind] == nil:
+			o.unknownWord(path+".kind", r.Kind, []string{"ClusterNetworkPolicy", "NetworkPolicy"})
+		case r.Name == "":
+			o.problem(path+".name", "", "required field is missing")
+		case r.Kind == "NetworkPolicy":
+			ref.Namespace = cmp.Or(ref.Namespace, "default")
+		case r.Namespace != "":
+			o.problem(path+".namespace", "remove it", "a ClusterNetworkPolicy has no namespace")
+		}
+		if slices.Contains(taken, ref) {
+			o.problem(path, "keep one of the two", "%s is named twice in this rollout", ref)
+		}
+		taken = append(taken, ref)
+		all = append(all, ref)
+	}
+	return all
+}
+
+func (o *object) rolloutSteps(steps []ringfence.RolloutStep) []rollout.Step {
+	everyone := rollout.Cohort{Percent: 100}
+	if len(steps) == 0 {
+		return []rollout.Step{{Kind: rollout.Audit, For: rollout.DefaultAudit},
+			{Kind: rollout.Enforce, For: rollout.DefaultEnforce, Cohort: rollout.Cohort{Percent: 10}},
+			{Kind: rollout.Enforce, For: rollout.DefaultEnforce, Cohort: everyone}}
+	}
+	var all []rollout.Step
+	for i, s := range steps {
+		all = append(all, o.rolloutStep(at("spec.steps", i), s))
+	}
+	where := at("spec.steps", len(all)-1)
+	if last := all[len(all)-1]; !o.broken(where) && (last.Kind != rollout.Enforce || !last.Cohort.Everyone()) {
+		o.problem(where, "end with \"enforce: {percent: 100}\", and to stay before that write \"pause: {until: Promoted}\"",
+			"the last step has to enforce for all pods, as that is what follows")
+	}
+	return all
+}
+
+func (o *object) rolloutStep(path string, s ringfence.RolloutStep) rollout.Step {
+	var found []rollout.Step
+	if s.Audit != nil {
+		found = append(found, rollout.Step{Kind: rollout.Audit, For: o.duration(path+".audit.for", s.Audit.For, rollout.DefaultAudit)})
+	}
+	if e := s.Enforce; e != nil {
+		found = append(found, rollout.Step{Kind: rollout.Enforce, For: o.duration(path+".enforce.for", e.For, rollout.DefaultEnforce),
+			Cohort: o.rolloutCohort(path+".enforce", e)})
+	}
+	if p := s.Pause; p != nil {
+		found = append(found, rollout.Step{Kind: rollout.Pause, For: o.duration(path+".pause.for", p.For, 0)})
+		if p.Until != "" && p.Until != "Promoted" {
+			o.unknownWord(path+".pause.until", p.Until, []string{"Promoted"})
+		}
+		if p.Until != "" && p.For != nil {
+			o.problem(path+".pause", "write one of the two", "waits for a time and for a person")
+		}
+	}
+	if len(found) != 1 {
+		if !o.broken(path) {
+			o.problem(path, "", "want one of audit, enforce and pause")
+		}
+		return rollout.Step{}
+	}
+	return found[0]
+}
+
+func (o *object) duration(path string, d *metav1.Duration, otherwise time.Duration) time.Duration {
+	switch {
+	case d == nil:
+		return otherwise
+	case d.Duration <= 0:
+		o.problem(path, `write for instance "10m"`, "%s is no time to wait", d.Duration)
+	}
+	return d.Duration
+}
+
+func (o *object) rolloutCohort(path string, e *ringfence.EnforceStep) rollout.Cohort {
+	c := rollout.Cohort{Percent: 100, Nodes: e.Nodes}
+	if e.Percent != nil {
+		c.Percent = int(*e.Percent)
+		if c.Percent < 1 || c.Percent > 100 {
+			o.problem(path+".percent", "", "%d is not from 1 to 100", c.Percent)
+		}
+	}
+	for _, s := range []struct {
+		field string
+		from  *metav1.LabelSelector
+		to    **label.Selector
+	}{{".selector", e.Selector, &c.Pods}, {".namespaceSelector", e.NamespaceSelector, &c.Namespaces}} {
+		if s.from != nil {
+			sel := o.selector(path+s.field, s.from)
+			*s.to = &sel
+		}
+	}
+	if e.Percent == nil && c.Pods == nil && c.Namespaces == nil && len(c.Nodes) == 0 && !o.broken(path) {
+		o.problem(path, "write for instance \"percent: 10\"", "names no pods: wants percent, selector, namespaceSelector or nodes")
+	}
+	return c
+}
+
+func (o *object) rolloutAnalysis(a *ringfence.RolloutAnalysis) rollout.Analysis {
+	out := rollout.DefaultAnalysis()
+	if a == nil {
+		return out
+	}
+	for _, l := range []struct {
+		field string
+		from  *ringfence.RolloutLimit
+		to    *rollout.Limit
+	}{{"newlyDenied", a.NewlyDenied, &out.NewlyDenied}, {"newlyAllowed", a.NewlyAllowed, &out.NewlyAllowed},
+		{"failedConnects", a.FailedConnects, &out.FailedConnects}, {"notReady", a.NotReady, &out.NotReady},
+		{"restarts", a.Restarts, &out.Restarts}, {"probes", a.Probes, &out.Probes}} {
+		if l.from != nil {
+			path := "spec.analysis." + l.field
+			l.to.Max = o.atLeastNone(path+".max", l.from.Max, l.to.Max)
+			l.to.Then = o.rolloutAction(path+".then", l.from.Then, l.to.Then)
+		}
+	}
+	if c := a.Coverage; c != nil {
+		out.Coverage.Connections = o.atLeastNone("spec.analysis.coverage.connections", c.Connections, out.Coverage.Connections)
+		if c.Workloads != nil {
+			out.Coverage.Workloads = *c.Workloads
+		}
+		out.Coverage.Then = o.rolloutAction("spec.analysis.coverage.then", c.Then, out.Coverage.Then)
+	}
+	return out
+}
+
+func (o *object) atLeastNone(path string, n *int32, otherwise int) int {
+	switch {
+	case n == nil:
+		return otherwise
+	case *n < 0:
+		o.problem(path, "", "%d is less than 0", *n)
+	}
+	return int(*n)
+}
+
+var rolloutActions = map[ringfence.RolloutAction]rollout.Answer{
+	ringfence.RollBack: rollout.Fail, ringfence.PauseIt: rollout.Inconclusive, ringfence.Ignore: rollout.Pass}
+
+func (o *object) rolloutAction(path string, a ringfence.RolloutAction, otherwise rollout.Answer) rollout.Answer {
+	if a == "" && !o.written(path) {
+		return otherwise
+	}
+	answer, ok := rolloutActions[a]
+	if !ok {
+		o.unknownWord(path, string(a), []string{"Ignore", "Pause", "RollBack"})
+	}
+	return answer
+}
