@@ -3,6 +3,8 @@
 package ringfence_test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -68,6 +70,7 @@ var mayImport = map[string]string{
 	"bench/edits":                      "",
 	"bench/labmanifests":               "",
 	"hack/testsummary":                 "",
+	"hack/tools/chart":                 "",
 	"hack/tools/image":                 "",
 	"bench/engine":                     "flow ruleset compile",
 	"bench/workload":                   "label flow policy cluster ruleset compile",
@@ -222,6 +225,30 @@ func exportedReceiver(r *ast.FieldList) bool {
 	}
 	id, ok := e.(*ast.Ident)
 	return ok && id.IsExported()
+}
+
+// TestManifestIsFresh compares the digest of the chart that deploy/ringfence.yaml was rendered from. The same test in
+// hack/tools/chart renders, and needs Helm's modules for it.
+func TestManifestIsFresh(t *testing.T) {
+	h := sha256.New()
+	err := fs.WalkDir(os.DirFS("deploy/chart/ringfence"), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(filepath.Join("deploy/chart/ringfence", path))
+		fmt.Fprintf(h, "%s %d\n%s", path, len(content), content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("deploy/ringfence.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("\n# chart: sha256:%x\n", h.Sum(nil)); !strings.Contains(string(text), want) {
+		t.Error("the chart has changed since deploy/ringfence.yaml was rendered: run make manifests")
+	}
 }
 
 // TestArchitectureNamesEveryPackage keeps docs/architecture.md complete.

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const dir = "../../../deploy/chart/ringfence"
+
+func TestManifestIsFresh(t *testing.T) {
+	want, err := manifest(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile("../../../deploy/ringfence.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(have, want) {
+		t.Error("deploy/ringfence.yaml is not what the chart renders to: run make manifests")
+	}
+}
+
+type values = map[string]any
+
+// object renders the chart and decodes the one object of a kind, strictly.
+func object[T any](t *testing.T, kind string, v values) *T {
+	t.Helper()
+	objects, _, err := render(dir, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range objects {
+		if !strings.Contains(text, "\nkind: "+kind+"\n") {
+			continue
+		}
+		o := new(T)
+		if err := yaml.UnmarshalStrict([]byte(text), o); err != nil {
+			t.Fatalf("%v in\n%s", err, text)
+		}
+		return o
+	}
+	t.Fatalf("no %s in %s", kind, objects)
+	return nil
+}
+
+var variants = map[string]values{
+	"as it comes":  {},
+	"without cni":  {"cni": values{"enabled": false}},
+	"without keep": {"cni": values{"keep": false, "confFile": "10-pods.conflist"}},
+	"uninstall":    {"uninstall": true},
+	"all set":      {"agent": values{"podCIDRs": []any{"10.0.0.0/8", "fd00::/8"}, "extraArgs": []any{"--x=y"}}, "image": values{"pullSecrets": []any{values{"name": "s"}}}, "podLabels": values{"a": "b"}, "podAnnotations": values{"c": "d"}},
+	"with alerts":  {"prometheusRule": values{"enabled": true, "labels": values{"a": "b"}}},
+}
+
+// Nothing may have more rights than it is said to have.
+func TestRights(t *testing.T) {
+	may := map[string][]corev1.Capability{"agent": {"NET_ADMIN", "NET_RAW"}, "uninstall": {"NET_ADMIN"}}
+	mounts := map[string][]string{"agent": {"run", "token"}, "install-cni": {"cni-bin", "cni-conf"}, "keep-cni": {"cni-bin", "cni-conf"},
+		"uninstall": {"cni-bin", "cni-conf"}}
+	for name, v := range variants {
+		pod := object[appsv1.DaemonSet](t, "DaemonSet", v).Spec.Template.Spec
+		if pod.HostPID || pod.HostIPC || !pod.HostNetwork || pod.PriorityClassName != "system-node-critical" {
+			t.Errorf("%s: the pod shares more or less with the node than its network", name)
+		}
+		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+			s := c.SecurityContext
+			if *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || s.SeccompProfile.Type != "RuntimeDefault" ||
+				!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(s.Capabilities.Add, may[c.Name]) {
+				t.Errorf("%s: %s has the rights %+v", name, c.Name, s)
+			}
+			if c.Resources.Requests.Cpu().IsZero() && c.Name != "uninstall" || c.Resources.Limits.Memory().IsZero() && c.Name != "uninstall" {
+				t.Errorf("%s: %s asks for no resources", name, c.Name)
+			}
+			var has []string
+			for _, m := range c.VolumeMounts {
+				has = append(has, m.Name)
+			}
+			if !slices.Equal(has, mounts[c.Name]) {
+				t.Errorf("%s: %s mounts %v", name, c.Name, has)
+			}
+		}
+	}
+}
+
+func TestRolesOnlyReadAndReport(t *testing.T) {
+	for _, rule := range object[rbacv1.ClusterRole](t, "ClusterRole", nil).Rules {
+		writes := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v != "list" && v != "watch" && v != "get" })
+		reports := !slices.ContainsFunc(rule.Resources, func(r string) bool { return r != "events" && !strings.HasSuffix(r, "/status") })
+		if writes && !reports {
+			t.Errorf("%v of %v", rule.Verbs, rule.Resources)
+		}
+		if slices.Contains(slices.Concat(rule.Verbs, rule.Resources, rule.APIGroups), "*") {
+			t.Errorf("everything is too much: %+v", rule)
+		}
+	}
+}
+
+func TestContainers(t *testing.T) {
+	for name, want := range map[string]string{
+		"as it comes": "install-cni agent keep-cni", "without cni": "agent", "without keep": "install-cni agent", "uninstall": "uninstall",
+	} {
+		pod := object[appsv1.DaemonSet](t, "DaemonSet", variants[name]).Spec.Template.Spec
+		var names []string
+		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+			names = append(names, c.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: %s, not %s", name, got, want)
+		}
+	}
+}
+
+func TestSettingsArrive(t *testing.T) {
+	pod := object[appsv1.DaemonSet](t, "DaemonSet", variants["all set"]).Spec.Template.Spec
+	for _, c := range append(pod.InitContainers, pod.Containers...) {
+		if !slices.Contains(c.Args, "--pod-cidrs=10.0.0.0/8,fd00::/8") {
+			t.Errorf("%s is started with %v", c.Name, c.Args)
+		}
+	}
+	if args := pod.Containers[0].Args; args[len(args)-1] != "--x=y" {
+		t.Errorf("the agent is started with %v", args)
+	}
+}
+
+func TestAlerts(t *testing.T) {
+	objects, _, err := render(dir, variants["with alerts"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(objects, "\n")
+	for _, want := range []string{"kind: PrometheusRule", "ringfence_denied_total[10m]", "ringfence_ready == 0", "{{ $labels.instance }}"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q among the objects", want)
+		}
+	}
+}
+
+func TestNotesFit(t *testing.T) {
+	for name, want := range map[string]string{
+		"as it comes": "--set uninstall=true", "without cni": "StartGap", "uninstall": "being taken off",
+	} {
+		if _, notes, err := render(dir, variants[name]); err != nil || !strings.Contains(notes, want) {
+			t.Errorf("%s: the notes are\n%s\n%v", name, notes, err)
+		}
+	}
+}
+
+func TestRefusesWhatIsMisspelt(t *testing.T) {
+	for _, v := range []values{{"agnet": values{}}, {"agent": values{"unknownPods": "maybe"}}, {"runDir": "run"}} {
+		if _, _, err := render(dir, v); err == nil {
+			t.Errorf("%v is taken", v)
+		}
+	}
+}
