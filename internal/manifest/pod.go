@@ -11,6 +11,13 @@ import (
 )
 
 func (b *Bundle) takePod(o *object, pod *corev1.Pod) {
+	if b.addPod(o, pod) {
+		b.keepSpec(o, "", &pod.ObjectMeta, &pod.Spec)
+	}
+}
+
+// addPod adds a pod that can be used, and reports whether it could.
+func (b *Bundle) addPod(o *object, pod *corev1.Pod) bool {
 	o.checkName()
 	addresses := o.podAddresses(pod)
 	e := o.endpoint("", &pod.ObjectMeta, &pod.Spec)
@@ -20,17 +27,17 @@ func (b *Bundle) takePod(o *object, pod *corev1.Pod) {
 	}
 	if len(o.problems) > 0 {
 		b.fenceUnreadable(o, addresses, pod.Spec.HostNetwork)
-		return
+		return false
 	}
 	if !b.once(o) {
-		return
+		return false
 	}
 	e.Addresses, e.Created, e.UID, e.Ended = addresses, pod.CreationTimestamp.Time, string(pod.UID), ended
 	if owner := metav1.GetControllerOf(pod); owner != nil {
 		e.Owner = cluster.Owner{Kind: owner.Kind, Name: owner.Name}
 	}
-	b.keepSpec(o, "", &pod.ObjectMeta, &pod.Spec)
 	b.pods = append(b.pods, e)
+	return true
 }
 
 // fenceUnreadable keeps the addresses of a pod that cannot be used from counting as the world outside: as a range of
