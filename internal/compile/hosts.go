@@ -215,6 +215,22 @@ func (c *Compiler) winner(h uint32) owner {
 	return best
 }
 
+// At says whose address a is: a pod's before a node's, and only then an unknown pod's or the world's. Like Judge it must
+// not be called between a change and the next Flush.
+func (c *Compiler) At(a netip.Addr) cluster.Party {
+	p := cluster.Party{Addr: a}
+	h := c.hostAt(a)
+	if h == 0 || c.hosts.at(h).first == 0 {
+		p.Unknown = c.regions.at(c.regionOf(a)).unknown
+	} else if w := c.winner(h); w&ofNode != 0 {
+		n := c.nodePool.at(uint32(w &^ ofNode)).node
+		p.Node = &n
+	} else {
+		p.Endpoint = c.pods.at(uint32(w)).endpoint
+	}
+	return p
+}
+
 func (c *Compiler) goesBefore(a, b owner) bool {
 	switch {
 	case a&ofNode != b&ofNode:
