@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -44,8 +45,9 @@ type Status struct {
 type Engine struct {
 	mu      sync.Mutex // held while the dataplane is written; guards what follows
 	dp      dataplane.Dataplane
-	desired bool // a state has come; before that there is nothing to put in force, and nothing to repair
-	inForce bool // what is in force is what the compiler has, as far as we know
+	desired bool     // a state has come; before that there is nothing to put in force, and nothing to repair
+	inForce bool     // what is in force is what the compiler has, as far as we know
+	waiting []func() // of the edits that are not in force yet
 
 	view     sync.RWMutex // never held while the kernel is written, so that readers do not wait for it; guards what follows
 	compiler *compile.Compiler
@@ -68,17 +70,22 @@ func (e *Engine) Sync(ctx context.Context, in Input) error {
 	e.desired = true
 	e.show(func() {
 		delta = e.compiler.Update(in.State, in.Attachments)
-		if len(delta.Ops) > 0 {
-			e.snapshot = nil
-		}
-		e.history.add(delta)
-		e.status.Compile, e.status.Ops = time.Since(start), len(delta.Ops)
+		e.note(delta, start)
 	})
 	if err := e.put(ctx, delta); err != nil {
 		return err
 	}
 	e.show(func() { e.status.Revision = in.State.Revision() })
 	return nil
+}
+
+// note takes over what the compiler just did. It is called by show.
+func (e *Engine) note(delta ruleset.Delta, start time.Time) {
+	if len(delta.Ops) > 0 {
+		e.snapshot = nil
+	}
+	e.history.add(delta)
+	e.status.Compile, e.status.Ops = time.Since(start), len(delta.Ops)
 }
 
 // show changes what readers see.
@@ -172,6 +179,13 @@ func (e *Engine) Decide(t flow.Tuple) flow.Decision {
 	e.view.RLock()
 	defer e.view.RUnlock()
 	return e.compiler.Decide(t)
+}
+
+// At says whose address a is.
+func (e *Engine) At(a netip.Addr) cluster.Party {
+	e.view.RLock()
+	defer e.view.RUnlock()
+	return e.compiler.At(a)
 }
 
 // Attribute names the rule that a denied packet fell to; false if the row is older than what is remembered.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/dataplane"
@@ -25,11 +26,25 @@ type Event struct {
 // Run keeps the dataplane in step with src until ctx ends or a part fails for good, and reports to observe, which
 // is called from one goroutine at a time and must be quick.
 func (e *Engine) Run(ctx context.Context, src Source, observe func(Event)) error {
+	newest := newest{came: make(chan struct{}, 1)}
+	try := func(ctx context.Context) (bool, error) {
+		in := newest.get()
+		if in == nil {
+			return false, nil
+		}
+		return true, e.Sync(ctx, *in)
+	}
+	return e.run(ctx, func(ctx context.Context) error { return src.Run(ctx, newest.put) }, newest.came, try, observe)
+}
+
+// run follows a source: when something came, try brings it in force. It reports whether there was anything to try.
+func (e *Engine) run(ctx context.Context, source func(context.Context) error, came <-chan struct{},
+	try func(context.Context) (bool, error), observe func(Event)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	inputs, seen, failed := make(chan Input, 1), make(chan dataplane.Event, 1024), make(chan error, 2)
-	go func() { failed <- src.Run(ctx, func(in Input) { overtake(inputs, in) }) }()
+	seen, failed := make(chan dataplane.Event, 1024), make(chan error, 2)
+	go func() { failed <- source(ctx) }()
 	go func() { failed <- e.dp.Watch(ctx, func(ev dataplane.Event) { offer(ctx, seen, ev) }) }()
-	err, ended := e.loop(ctx, inputs, seen, failed, observe)
+	err, ended := e.loop(ctx, came, try, seen, failed, observe)
 	cancel()
 	for ; ended < 2; ended++ {
 		err = errors.Join(err, ignoreCanceled(<-failed))
@@ -37,20 +52,31 @@ func (e *Engine) Run(ctx context.Context, src Source, observe func(Event)) error
 	return err
 }
 
-func (e *Engine) loop(ctx context.Context, inputs <-chan Input, seen <-chan dataplane.Event, failed <-chan error,
-	observe func(Event)) (error, int) {
-	var newest *Input
+func (e *Engine) loop(ctx context.Context, came <-chan struct{}, try func(context.Context) (bool, error),
+	seen <-chan dataplane.Event, failed <-chan error, observe func(Event)) (error, int) {
 	again := time.NewTimer(resync)
 	defer again.Stop()
+	attempt := func() {
+		tried, err := try(ctx)
+		if !tried {
+			return
+		}
+		status := e.Status()
+		observe(Event{Synced: &status})
+		if err != nil {
+			again.Reset(retry)
+		} else {
+			again.Reset(resync)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil, 0
 		case err := <-failed:
 			return ignoreCanceled(err), 1
-		case in := <-inputs:
-			newest = &in
-			again.Reset(e.sync(ctx, in, observe))
+		case <-came:
+			attempt()
 		case ev := <-seen:
 			if ev.Drift != nil {
 				again.Reset(0)
@@ -58,23 +84,14 @@ func (e *Engine) loop(ctx context.Context, inputs <-chan Input, seen <-chan data
 				observe(Event{Seen: ev})
 			}
 		case <-again.C:
-			if e.Status().Err != nil && newest != nil {
-				again.Reset(e.sync(ctx, *newest, observe))
-				continue
+			again.Reset(resync)
+			if e.Status().Err != nil {
+				attempt()
+			} else {
+				again.Reset(e.repair(ctx, observe))
 			}
-			again.Reset(e.repair(ctx, observe))
 		}
 	}
-}
-
-func (e *Engine) sync(ctx context.Context, in Input, observe func(Event)) time.Duration {
-	err := e.Sync(ctx, in)
-	status := e.Status()
-	observe(Event{Synced: &status})
-	if err != nil {
-		return retry
-	}
-	return resync
 }
 
 func (e *Engine) repair(ctx context.Context, observe func(Event)) time.Duration {
@@ -88,19 +105,27 @@ func (e *Engine) repair(ctx context.Context, observe func(Event)) time.Duration 
 	return resync
 }
 
-// overtake puts in into a channel of one place, in the stead of what waits there.
-func overtake(inputs chan Input, in Input) {
-	for {
-		select {
-		case inputs <- in:
-			return
-		default:
-		}
-		select {
-		case <-inputs:
-		default:
-		}
+// newest holds the last state that came.
+type newest struct {
+	came chan struct{} // of one place
+	mu   sync.Mutex
+	in   *Input
+}
+
+func (n *newest) put(in Input) {
+	n.mu.Lock()
+	n.in = &in
+	n.mu.Unlock()
+	select {
+	case n.came <- struct{}{}:
+	default:
 	}
+}
+
+func (n *newest) get() *Input {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.in
 }
 
 // offer hands ev over; events wait while the loop writes the kernel, and a full channel makes the watcher wait.
