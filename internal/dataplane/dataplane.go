@@ -47,9 +47,9 @@ type Event struct {
 // Denial is one packet that was dropped. The dataplane limits their rate per row, so a flood shows a sample.
 type Denial struct {
 	Time       time.Time
-	Generation uint64 // the one that the row first belonged to
-	Row        ruleset.RowID
-	Tuple      flow.Tuple // Local and Translated are not known here and false
+	Generation uint64        // the one that the row first belonged to
+	Row        ruleset.RowID // 0: one end is a pod that the dataplane does not know yet
+	Tuple      flow.Tuple    // Local and Translated are not known here and false
 }
 
 // Drift is a change to our own tables by somebody else.

@@ -107,7 +107,12 @@ func (e *editor) createInet() {
 	for _, p := range flow.PortProtocols {
 		e.to.Put(portedSet, string([]byte{byte(p)}), "")
 	}
-	e.addChains(append(fixedChains(), judging(e.epoch)...))
+	e.to.AddCounter(closedCounter)
+	for _, p := range disjoint(e.opts.Closed) {
+		v := version(p.Addr())
+		e.to.Put(closedSet(v), addressRange{first: p.Addr(), last: lastAddress(p)}.key(), "")
+	}
+	e.addChains(append(fixedChains(e.opts), judging(e.epoch)...))
 	e.set(&e.inet, true)
 }
 

@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -48,6 +49,10 @@ type Options struct {
 	// LogGroup is the NFLOG group that denials are reported through; each group has one reader in a namespace. 0 logs
 	// nothing.
 	LogGroup uint16
+	// Closed are the prefixes that the pods of this node get their addresses from. Whoever has an address in them that is
+	// not local to the ruleset in force is a pod that nobody knows yet: it can neither send nor be reached, but by the node
+	// itself. They are part of the table, and stay in force with it.
+	Closed []netip.Prefix
 	// LogRate is how many denials a second each row logs, for each direction; 0 is all. What is not logged is counted.
 	LogRate uint
 }
@@ -223,7 +228,7 @@ func (d *Dataplane) clear(b *netfilter.Batch, img *netfilter.Image) {
 		return
 	}
 	hooks := netfilter.NewImage()
-	for _, c := range append(fixedChains(), judging(firstEpoch)...) {
+	for _, c := range append(fixedChains(d.opts), judging(firstEpoch)...) {
 		hooks.AddChain(c)
 	}
 	b.AddTable(netfilter.Inet)

@@ -82,6 +82,14 @@ func interfaceSet(family byte) netfilter.Map {
 	return netfilter.Map{Ref: netfilter.Ref{Family: family, Name: "interfaces"}, Key: name}
 }
 
+// closedSet holds the addresses of Options.Closed.
+func closedSet(v int) netfilter.Map {
+	return netfilter.Map{Ref: versioned("closed", v), Key: addresses[v], Interval: true}
+}
+
+// closedCounter counts what is dropped because one of its ends is an unknown pod.
+var closedCounter = named("closed")
+
 // portedSet is constant: the protocols that have ports which policies can name.
 var portedSet = netfilter.Map{Ref: named("ported"), Key: protocol}
 
@@ -110,7 +118,7 @@ func fixedMaps(family byte) []netfilter.Map {
 	var defs []netfilter.Map
 	if family == netfilter.Inet {
 		for v := range 2 {
-			defs = append(defs, localMap(v), identityMap(v), blockMap(v), prefixMap(v))
+			defs = append(defs, localMap(v), identityMap(v), blockMap(v), prefixMap(v), closedSet(v))
 		}
 		defs = append(defs, subjectsMap(flow.Ingress), subjectsMap(flow.Egress), rowsMap, portedSet)
 	}
@@ -131,7 +139,7 @@ const raw = -300
 const notLocal = 0xffffffff
 
 // fixedChains are the chains of our table whose rules never change.
-func fixedChains() []netfilter.Chain {
+func fixedChains(o Options) []netfilter.Chain {
 	return []netfilter.Chain{
 		{Ref: named("state")}, // see stateRules
 		{Ref: named("antispoof"), Hook: &netfilter.Hook{Number: unix.NF_INET_PRE_ROUTING, Priority: raw}, Rules: []netfilter.Rule{
@@ -143,28 +151,62 @@ func fixedChains() []netfilter.Chain {
 		{Ref: named("from_pod"), Rules: append(fromBoundAddress(ipVersion), does(count(), drop()))},
 		// Nothing but chance or an attack makes packets that fit no connection (the reply to an echo that nobody sent,
 		// TCP null, xmas and lone RST): all expressions on connections miss on them, so they must not go further.
-		dropChain("invalid", loadSource, loadDestination),
+		dropChain("invalid", [2]string{"unknown_source", "unknown_destination"}, loadSource, loadDestination),
 		// An ICMP error is judged as part of the connection that it speaks of, and carries its label. Where that is
 		// missing, the connection was not judged since the last tightening, and its own next packet will be.
-		dropChain("stale", connectionEnd(original), connectionEnd(reply)),
+		dropChain("stale", [2]string{"unknown_client", "unknown_server"}, connectionEnd(original), connectionEnd(reply)),
 		untrackedChain(),
+		unknownChain("unknown_client", connectionEnd(original), notLoopback()), unknownChain("unknown_server", connectionEnd(reply), forwarded()),
+		unknownChain("unknown_source", loadSource, notLoopback()), unknownChain("unknown_destination", loadDestination, forwarded()),
+		{Ref: named("unknown"), Rules: refuse(closedCounter, 0, 0, o)},
 		peerChain("client", original, "source"), peerChain("server", reply, "destination"),
 		{Ref: named("source"), Rules: setFrom(0, nil, loadSource)}, {Ref: named("destination"), Rules: setFrom(0, nil, loadDestination)},
 	}
 }
 
-// dropChain drops what has a local address at one of its ends.
-func dropChain(name string, ends ...func(v int) []netfilter.Expression) netfilter.Chain {
+// dropChain drops what has a local address at one of its ends, or an unknown pod's, for which it asks two other chains.
+func dropChain(name string, unknown [2]string, ends ...func(v int) []netfilter.Expression) netfilter.Chain {
 	return netfilter.Chain{Ref: named(name), Rules: append(setFrom(notLocal, localMap, ends...),
-		does(loadScratch(), isNot(host32(notLocal)...), count(), drop()), does(scratch(0), accept()))}
+		does(loadScratch(), isNot(host32(notLocal)...), count(), drop()), does(jump(unknown[0])), does(jump(unknown[1])),
+		does(scratch(0), accept()))}
+}
+
+// unknownChain refuses what has an unknown pod at one end. It is asked about addresses that are not our pods' only.
+func unknownChain(name string, load func(v int) []netfilter.Expression, where []netfilter.Expression) netfilter.Chain {
+	var rules []netfilter.Rule
+	for v := range 2 {
+		rules = append(rules, does(where, load(v), in(closedSet(v).Name), goTo("unknown")))
+	}
+	return netfilter.Chain{Ref: named(name), Rules: rules}
+}
+
+// askUnknown asks such a chain if the scratch says that an address is not our pods'.
+func askUnknown(chain string) netfilter.Rule {
+	return does(loadScratch(), is(host32(notLocal)...), jump(chain))
+}
+
+// notLoopback matches what did not come from the node itself, whose own addresses may be in the range of its pods.
+func notLoopback() []netfilter.Expression {
+	return then(loadMeta(expr.MetaKeyIIFNAME), isNot([]byte(interfaceName("lo"))...))
+}
+
+// forwarded matches what does not end at the node itself.
+func forwarded() []netfilter.Expression { return then(loadMeta(expr.MetaKeyOIF), isNot(host32(0)...)) }
+
+// moved matches packets to a pod's address that leave by another interface than the pod's: the address is given to
+// another pod by now, that nobody knows yet.
+func moved(v int) netfilter.Rule {
+	bound, bindings := boundSet(netfilter.Inet, v), bindingSet(netfilter.Inet, v)
+	return does(loadDestination(v), in(bound.Name), loadDestination(v), loadInterfaceAt(expr.MetaKeyOIFNAME, v), notIn(bindings.Name),
+		goTo("unknown"))
 }
 
 // untrackedChain judges packets that somebody exempted from connection tracking, each on its own addresses.
 func untrackedChain() netfilter.Chain {
 	rules := setFrom(notLocal, localMap, loadSource)
-	rules = append(rules, does(loadScratch(), follow("subjects_out")))
+	rules = append(rules, askUnknown("unknown_source"), does(loadScratch(), follow("subjects_out")))
 	rules = append(rules, setFrom(notLocal, localMap, loadDestination)...)
-	rules = append(rules, does(loadScratch(), follow("subjects_in")), does(scratch(0), accept()))
+	rules = append(rules, askUnknown("unknown_destination"), does(loadScratch(), follow("subjects_in")), does(scratch(0), accept()))
 	return netfilter.Chain{Ref: named("untracked"), Rules: rules}
 }
 
@@ -210,6 +252,7 @@ func connectionEnd(direction int) func(v int) []netfilter.Expression {
 func judging(epoch int) []netfilter.Chain {
 	return []netfilter.Chain{
 		{Ref: named("forward"), Hook: &netfilter.Hook{Number: unix.NF_INET_FORWARD, Priority: early}, Rules: []netfilter.Rule{
+			moved(0), moved(1),
 			does(hasLabel(epoch), accept()),
 			does(goTo("judge")),
 		}},
@@ -237,9 +280,9 @@ func judgeRules(epoch int) []netfilter.Rule {
 		icmpError(flow.ICMP), icmpError(flow.ICMPv6),
 	}
 	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(original))...)
-	rules = append(rules, does(loadScratch(), follow("subjects_out")))
+	rules = append(rules, askUnknown("unknown_client"), does(loadScratch(), follow("subjects_out")))
 	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(reply))...)
-	return append(rules, does(loadScratch(), follow("subjects_in")),
+	return append(rules, askUnknown("unknown_server"), does(loadScratch(), follow("subjects_in")),
 		does(setLabel(epoch), scratch(0), accept()))
 }
 
@@ -282,14 +325,14 @@ func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []netfi
 	if row.Other.Verdict == flow.Allow {
 		tracked = append(tracked, does(loadMeta(expr.MetaKeyL4PROTO), notIn(portedSet.Name), back()))
 	}
-	return append(append(tracked, untracked...), denial(id, born, o)...)
+	return append(append(tracked, untracked...), refuse(rowCounter(id), id, born, o)...)
 }
 
-// denial counts, logs and drops. The log says which way the packet went, as only then a reader knows which end is the
+// refuse counts, logs and drops. The log says which way the packet went, as only then a reader knows which end is the
 // server; a packet without a connection counts as going there.
-func denial(id ruleset.RowID, born uint64, o Options) []netfilter.Rule {
+func refuse(counter netfilter.Ref, id ruleset.RowID, born uint64, o Options) []netfilter.Rule {
 	if o.LogGroup == 0 {
-		return []netfilter.Rule{does(countAt(rowCounter(id).Name), drop())}
+		return []netfilter.Rule{does(countAt(counter.Name), drop())}
 	}
 	log := func(direction byte) []netfilter.Expression {
 		var limit []netfilter.Expression
@@ -299,7 +342,7 @@ func denial(id ruleset.RowID, born uint64, o Options) []netfilter.Rule {
 		return then(limit, logged(logPrefix(born, id, direction), o.LogGroup))
 	}
 	return []netfilter.Rule{
-		does(countAt(rowCounter(id).Name)),
+		does(countAt(counter.Name)),
 		does(inDirection(reply), log('r')),
 		does(inDirection(reply), drop()),
 		does(log('o')),

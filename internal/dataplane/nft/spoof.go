@@ -75,11 +75,15 @@ func unbound(version func(v int) []netfilter.Expression, v int) []netfilter.Expr
 // loadInterfaceBehind loads the name of the incoming interface behind an address of 4 or 16 bytes in register 1, which
 // makes a key of both.
 func loadInterfaceBehind(length uint32) []netfilter.Expression {
-	register := uint32(unix.NFT_REG32_01)
-	if length == 16 {
-		register = unix.NFT_REG_2
+	if length == 4 {
+		return loadInterfaceAt(expr.MetaKeyIIFNAME, 0)
 	}
-	return one(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register})
+	return loadInterfaceAt(expr.MetaKeyIIFNAME, 1)
+}
+
+// loadInterfaceAt loads the name of an interface behind an address of a version of IP.
+func loadInterfaceAt(which expr.MetaKey, v int) []netfilter.Expression {
+	return one(&expr.Meta{Key: which, Register: []uint32{unix.NFT_REG32_01, unix.NFT_REG_2}[v]})
 }
 
 // address is an IPv6 address that starts with two bytes.

@@ -198,7 +198,7 @@ func parseDenial(body map[uint16][]byte) (dataplane.Denial, bool) {
 	var generation, row uint64
 	var direction rune
 	n, err := fmt.Sscanf(netfilter.Text(body[nfulaPrefix]), "rf:%d:%d:%c", &generation, &row, &direction)
-	if err != nil || n != 3 || row == 0 || row >= ruleset.RowBase {
+	if err != nil || n != 3 || row >= ruleset.RowBase {
 		return dataplane.Denial{}, false
 	}
 	t, ok := parsePacket(body[nfulaPayload])
