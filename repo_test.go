@@ -38,6 +38,8 @@ var mayImport = map[string]string{
 	"internal/source/dir":              "label flow policy cluster manifest wholefile",
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
+	"internal/source/kube":             "cluster policy manifest",
+	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube netns",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
 	"internal/dataplane/nft":           "flow ruleset dataplane netfilter netns",

@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/compile"
+	"github.com/ringfence-project/ringfence/internal/engine"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
+)
+
+// errNotHere says that an address leads to no pod of this node, yet.
+var errNotHere = errors.New("the node has no route to it yet")
+
+// A place is where an address of this node's pods is plugged in.
+type place struct {
+	at    ruleset.Attachment
+	index int // of the interface that only this pod sends through
+}
+
+// locator finds where addresses are plugged in.
+type locator interface {
+	// locate returns errNotHere, or another error, for an address that leads to no pod of this node.
+	locate(netip.Addr) (place, error)
+	// exists reports whether an interface is there.
+	exists(index int) bool
+	// watch has a value when locate or exists may answer otherwise than before, until ctx ends.
+	watch(ctx context.Context) (<-chan struct{}, error)
+}
+
+// relocate is how long a pod without a place waits for the next look, where no event tells.
+const relocate = 500 * time.Millisecond
+
+// feed makes edits of what the API says, and gives the pods of this node their places.
+type feed struct {
+	node    string
+	source  *kube.Source
+	locator locator
+	changed chan struct{} // of one place
+	before  func()        // is called before every edit; may be nil
+
+	mu    sync.Mutex
+	own   map[cluster.Key]*ownPod
+	known map[kube.PolicyKey]*kube.Policy // in force
+	times func(what string, took time.Duration)
+}
+
+// ownPod is a pod of this node with addresses of its own.
+type ownPod struct {
+	pod   *kube.Pod
+	place place
+	// lost: it had a place that is gone. It gets another one only when the API says something new of it: an address that
+	// leads elsewhere now may be another pod's, which the API does not know yet.
+	lost  bool
+	since time.Time // when it was seen first with its addresses
+}
+
+func (p *ownPod) isPlaced() bool { return p.place.at.Interface != "" }
+
+func newFeed(node string, s *kube.Source, l locator) *feed {
+	return &feed{node: node, source: s, locator: l, changed: make(chan struct{}, 1), own: map[cluster.Key]*ownPod{},
+		known: map[kube.PolicyKey]*kube.Policy{}, times: func(string, time.Duration) {}}
+}
+
+// Run implements engine.Feed. The source runs elsewhere, as its first list is waited for before there is an engine.
+func (f *feed) Run(ctx context.Context) error {
+	moved, err := f.locator.watch(ctx)
+	if err != nil {
+		return err
+	}
+	f.wake()
+	again := time.NewTicker(relocate)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.source.Changed():
+		case <-moved:
+		case <-again.C:
+			if !f.isWaiting() {
+				continue
+			}
+		}
+		f.wake()
+	}
+}
+
+func (f *feed) wake() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Changed implements engine.Feed.
+func (f *feed) Changed() <-chan struct{} { return f.changed }
+
+func (f *feed) isWaiting() bool {
+	_, waiting := f.count()
+	return waiting > 0
+}
+
+// count returns how many pods of this node have a place, and how many have none yet.
+func (f *feed) count() (placed, waiting int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.own {
+		if p.isPlaced() {
+			placed++
+		} else if !p.lost {
+			waiting++
+		}
+	}
+	return placed, waiting
+}
+
+// pod returns what is known of a pod of this node, or nil.
+func (f *feed) pod(k cluster.Key) *kube.Pod {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.own[k]; p != nil {
+		return p.pod
+	}
+	return nil
+}
+
+// Take implements engine.Feed.
+func (f *feed) Take() (engine.Edit, bool) {
+	batch, ok := f.source.Take()
+	if !ok {
+		return engine.Edit{}, false
+	}
+	if f.before != nil {
+		f.before()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	start := time.Now()
+	changed := f.takePods(batch.Pods)
+	placed := f.findPlaces(changed)
+	pods := make([]podEdit, 0, len(batch.Pods)+len(changed))
+	for key, p := range batch.Pods {
+		if f.own[key] == nil {
+			pods = append(pods, podEdit{key: key, pod: endpointOf(p)})
+		}
+	}
+	for key := range changed {
+		pods = append(pods, f.own[key].edit(key))
+	}
+	return engine.Edit{Apply: func(c *compile.Compiler) { apply(c, batch, pods) },
+		Done: func() { f.done(batch, placed, start) }}, true
+}
+
+func endpointOf(p *kube.Pod) *cluster.Endpoint {
+	if p == nil {
+		return nil
+	}
+	return p.Endpoint
+}
+
+// podEdit is what the compiler is told of one pod.
+type podEdit struct {
+	key cluster.Key
+	pod *cluster.Endpoint // nil if it is gone
+	at  ruleset.Attachment
+}
+
+// edit leaves out the addresses of a pod that has no place: they are an unknown pod's until it has.
+func (p *ownPod) edit(key cluster.Key) podEdit {
+	if p.isPlaced() {
+		return podEdit{key: key, pod: p.pod.Endpoint, at: p.place.at}
+	}
+	e := *p.pod.Endpoint
+	e.Addresses = nil
+	return podEdit{key: key, pod: &e}
+}
+
+// takePods takes over what the API says of this node's pods, and returns those that changed.
+func (f *feed) takePods(pods map[cluster.Key]*kube.Pod) map[cluster.Key]bool {
+	changed := map[cluster.Key]bool{}
+	for key, p := range pods {
+		if p == nil || p.Node != f.node || p.HostNetwork || p.Ended || len(p.Addresses) == 0 {
+			delete(f.own, key)
+			continue
+		}
+		changed[key] = true
+		old := f.own[key]
+		if old == nil || old.pod.UID != p.UID || !slices.Equal(old.pod.Addresses, p.Addresses) {
+			f.own[key] = &ownPod{pod: p, since: time.Now()}
+			continue
+		}
+		old.pod = p
+	}
+	return changed
+}
+
+// findPlaces looks for the places of pods that have none, and adds to changed those whose place came or went. It returns
+// those that have been waiting.
+func (f *feed) findPlaces(changed map[cluster.Key]bool) []*ownPod {
+	var placed []*ownPod
+	for key, p := range f.own {
+		switch {
+		case p.isPlaced() && !f.locator.exists(p.place.index):
+			p.place, p.lost = place{}, true
+			changed[key] = true
+		case !p.isPlaced() && !p.lost:
+			at, err := f.locator.locate(p.pod.Addresses[0])
+			if err != nil {
+				continue
+			}
+			p.place = at
+			changed[key] = true
+			placed = append(placed, p)
+		}
+	}
+	return placed
+}
+
+// done notes what is in force now.
+func (f *feed) done(batch kube.Batch, placed []*ownPod, start time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, p := range batch.Policies {
+		if p == nil {
+			delete(f.known, key)
+		} else {
+			f.known[key] = p
+		}
+		f.times("policy", time.Since(start))
+	}
+	for _, p := range placed {
+		f.times("pod", time.Since(p.since))
+	}
+}
+
+// apply tells the compiler.
+func apply(c *compile.Compiler, b kube.Batch, pods []podEdit) {
+	for name, n := range b.Namespaces {
+		if n == nil {
+			c.DeleteNamespace(name)
+		} else {
+			c.SetNamespace(*n)
+		}
+	}
+	for name, n := range b.Nodes {
+		if n == nil {
+			c.DeleteNode(name)
+		} else {
+			c.SetNode(*n)
+		}
+	}
+	if b.RangesChanged {
+		c.SetPodRanges(b.Ranges)
+	}
+	for key, p := range b.Policies {
+		if p == nil {
+			c.DeletePolicy(key.Namespace, key.Name)
+		} else {
+			c.SetPolicy(p.Policy)
+		}
+	}
+	for _, p := range pods {
+		if p.pod == nil {
+			c.DeletePod(p.key)
+		} else {
+			c.SetPod(p.pod, p.at)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// serve answers on a loopback address: what is said there names pods and policies, and nobody is asked who they are.
+func (a *Agent) serve(ctx context.Context) error {
+	l, err := listen(ctx, a.options.Listen)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if why := a.notReady(); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(a.Status()) // the reader went away
+	})
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+func listen(ctx context.Context, at string) (net.Listener, error) {
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", at)
+	if err != nil {
+		return nil, fmt.Errorf("serve metrics: %w", err)
+	}
+	if tcp, ok := l.Addr().(*net.TCPAddr); !ok || !tcp.IP.IsLoopback() {
+		return nil, errors.Join(fmt.Errorf("serve metrics: %s is no loopback address", at), l.Close())
+	}
+	return l, nil
+}
+
+// notReady says why the node is not known to enforce all that the API says; "" if it is.
+func (a *Agent) notReady() string {
+	if missing := a.source.Waiting(); len(missing) > 0 {
+		return "waiting for the first list of " + strings.Join(missing, ", ")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch bad, failing := a.own[NotEnforcing]; {
+	case failing:
+		return bad.String()
+	case !a.inForce:
+		return "no ruleset is in force yet"
+	case !a.probed:
+		return "it is not known yet whether packets of pods pass the ruleset"
+	}
+	return ""
+}
+
+// Status is what the agent knows of itself.
+type Status struct {
+	Node       string      `json:"node"`
+	Ready      bool        `json:"ready"`
+	Why        string      `json:"why,omitempty"` // it is not ready
+	Generation uint64      `json:"generation"`
+	Pods       int         `json:"pods"`    // of this node, whose place is known
+	Waiting    int         `json:"waiting"` // of this node, which are closed until their place is known
+	Conditions []Condition `json:"conditions"`
+}
+
+// Status says how the agent is.
+func (a *Agent) Status() Status {
+	s := Status{Node: a.options.Node, Why: a.notReady(), Conditions: a.conditions()}
+	s.Ready = s.Why == ""
+	s.Pods, s.Waiting = a.feed.count()
+	if e := a.running(); e != nil {
+		s.Generation = e.Status().Generation
+	}
+	return s
+}

@@ -1,0 +1,207 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// kind is one kind of objects that is followed. As the store of a reflector it takes what the API says, and passes on
+// what differs from before.
+type kind struct {
+	name     string // "pods"
+	source   *Source
+	listFunc func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	client   any
+	trim     func(any) any
+	// set takes over an object, and drop forgets one. Both are called by the reflector's goroutine only.
+	set  func(any)
+	drop func(key string)
+	// optional: the kind may be unknown to the API, and then has no objects.
+	optional bool
+	// kept reports whether an object that is deleted is to stay in force, and why; may be nil.
+	kept func(ctx context.Context) string
+
+	have    map[string]bool // keys of the objects that were passed on
+	ctx     context.Context
+	current atomic.Bool // the first list has come
+}
+
+func (k *kind) isListed() bool { return k.current.Load() }
+
+// follow lists and watches until ctx ends.
+func (k *kind) follow(ctx context.Context) error {
+	k.ctx, k.have = ctx, map[string]bool{}
+	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{ListWithContextFunc: k.tryList, WatchFuncWithContext: k.tryWatch}, k.client)
+	reflector := cache.NewReflectorWithOptions(lw, nil, k, cache.ReflectorOptions{Name: k.name, TypeDescription: k.name})
+	wait := k.source.options.Retry
+	for {
+		start := time.Now()
+		err := reflector.ListAndWatchWithContext(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			k.failed(err)
+		}
+		if err == nil || time.Since(start) > time.Minute {
+			wait = k.source.options.Retry
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait/2 + rand.N(wait)): // a thousand nodes must not ask in step
+		}
+		wait = min(2*wait, k.slowest())
+	}
+}
+
+// slowest is the longest time between two attempts. Policies of a kind that was just installed should not wait long.
+func (k *kind) slowest() time.Duration {
+	if k.optional {
+		return 5 * k.source.options.Retry
+	}
+	return 30 * k.source.options.Retry
+}
+
+func (k *kind) tryList(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	list, err := k.listFunc(ctx, o)
+	k.answered(err)
+	return list, err
+}
+
+func (k *kind) tryWatch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	w, err := k.watch(ctx, o)
+	k.answered(err)
+	return w, err
+}
+
+// answered notes how a request went. A kind that the API does not know has no objects, which is a list too: the first.
+// Later it is none, and what was known stays.
+func (k *kind) answered(err error) {
+	if err != nil {
+		k.failed(err)
+		return
+	}
+	for _, c := range []string{Forbidden, Unreachable, NotInstalled} {
+		k.source.conditions.set(c, k.name, "")
+	}
+}
+
+func (k *kind) failed(err error) {
+	set := k.source.conditions.set
+	switch {
+	case errors.Is(err, context.Canceled):
+	case k.optional && apierrors.IsNotFound(err):
+		what := "the API does not know them: they take effect once their definition is installed"
+		if len(k.have) > 0 {
+			what = fmt.Sprintf("the API does not know them any more: the %d known last stay in force", len(k.have))
+		}
+		set(NotInstalled, k.name, what)
+		set(Forbidden, k.name, "")
+		set(Unreachable, k.name, "")
+		k.first()
+	case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
+		set(Forbidden, k.name, err.Error())
+		set(Unreachable, k.name, "")
+	case apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err): // the reflector lists anew
+	default:
+		set(Unreachable, k.name, err.Error())
+	}
+}
+
+func (k *kind) first() {
+	if k.current.CompareAndSwap(false, true) {
+		k.source.listed()
+	}
+}
+
+var _ cache.TransformingStore = (*kind)(nil)
+
+// Transformer implements cache.TransformingStore: what is not needed is not even kept while a list is read.
+func (k *kind) Transformer() cache.TransformFunc {
+	return func(o any) (any, error) { return k.trim(o), nil }
+}
+
+// Add implements cache.ReflectorStore.
+func (k *kind) Add(o any) error { return k.take(o) }
+
+// Update implements cache.ReflectorStore.
+func (k *kind) Update(o any) error { return k.take(o) }
+
+func (k *kind) take(o any) error {
+	key, err := keyOf(o)
+	if err != nil {
+		return err
+	}
+	k.have[key] = true
+	k.set(k.trim(o))
+	return nil
+}
+
+// Delete implements cache.ReflectorStore.
+func (k *kind) Delete(o any) error {
+	key, err := keyOf(o)
+	if err != nil {
+		return err
+	}
+	if k.kept != nil {
+		if why := k.kept(k.ctx); why != "" {
+			k.source.conditions.set(NotInstalled, k.name, why)
+			return nil
+		}
+	}
+	k.forget(key)
+	return nil
+}
+
+func (k *kind) forget(key string) {
+	delete(k.have, key)
+	k.drop(key)
+}
+
+// Replace implements cache.ReflectorStore.
+func (k *kind) Replace(list []any, _ string) error {
+	gone := k.have
+	k.have = make(map[string]bool, len(list))
+	for _, o := range list {
+		key, err := keyOf(o)
+		if err != nil {
+			return err
+		}
+		delete(gone, key)
+		k.have[key] = true
+		k.set(k.trim(o))
+	}
+	for key := range gone {
+		k.drop(key)
+	}
+	k.answered(nil)
+	k.first()
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (k *kind) Resync() error { return nil }
+
+func keyOf(o any) (string, error) {
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return "", fmt.Errorf("an object without metadata: %w", err)
+	}
+	if m.GetNamespace() == "" {
+		return m.GetName(), nil
+	}
+	return m.GetNamespace() + "/" + m.GetName(), nil
+}

@@ -1,0 +1,296 @@
+package kube
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest"
+)
+
+// definitions are where the API keeps the definitions of kinds.
+var (
+	definitions       = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	clusterPolicies   = schema.GroupVersionResource{Group: v1alpha2.GroupName, Version: "v1alpha2", Resource: "clusternetworkpolicies"}
+	clusterDefinition = clusterPolicies.Resource + "." + clusterPolicies.Group
+)
+
+// listWatcher is what all clients of client-go are.
+type listWatcher[L runtime.Object] interface {
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+func newKind[L runtime.Object](s *Source, name string, client any, lw listWatcher[L]) *kind {
+	return &kind{name: name, source: s, client: client, watch: lw.Watch,
+		listFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return lw.List(ctx, o) }}
+}
+
+func (s *Source) allKinds() []*kind {
+	c := s.options.Client
+	pods := newKind(s, "pods", c, c.CoreV1().Pods(""))
+	pods.trim, pods.set, pods.drop = trimPod, s.setPod, s.dropPod
+	namespaces := newKind(s, "namespaces", c, c.CoreV1().Namespaces())
+	namespaces.trim, namespaces.set, namespaces.drop = trimNamespace, s.setNamespace, s.dropNamespace
+	nodes := newKind(s, "nodes", c, c.CoreV1().Nodes())
+	nodes.trim, nodes.set, nodes.drop = trimNode, s.setNode, s.dropNode
+	policies := newKind(s, "networkpolicies", c, c.NetworkingV1().NetworkPolicies(""))
+	policies.trim, policies.set, policies.drop = trimPolicy, s.setPolicy, s.dropPolicy
+	wide := newKind(s, clusterPolicies.Resource, s.options.Dynamic, s.options.Dynamic.Resource(clusterPolicies))
+	wide.trim, wide.set, wide.drop = trimClusterPolicy, s.setClusterPolicy, s.dropPolicy
+	wide.optional, wide.kept = true, s.definitionGoes
+	return []*kind{pods, namespaces, nodes, policies, wide}
+}
+
+// definitionGoes says why a ClusterNetworkPolicy that is deleted stays in force: nobody deleted it, but the definition of
+// its kind, and the objects go with that. Then it would be an opening that nobody asked for.
+func (s *Source) definitionGoes(ctx context.Context) string {
+	d, err := s.options.Dynamic.Resource(definitions).Get(ctx, clusterDefinition, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "their definition was deleted: those known last stay in force"
+	case err == nil && d.GetDeletionTimestamp() != nil:
+		return "their definition is being deleted: those known last stay in force"
+	}
+	return "" // also if we may not look: then it is taken as what it seems to be
+}
+
+// metaOf keeps what is needed of any object.
+func metaOf(m *metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		Generation: m.Generation, CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+		Labels: m.Labels, OwnerReferences: m.OwnerReferences}
+}
+
+func trimPod(o any) any {
+	p, ok := o.(*corev1.Pod)
+	if !ok {
+		return o
+	}
+	t := &corev1.Pod{ObjectMeta: metaOf(&p.ObjectMeta), Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork},
+		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}}
+	t.Spec.Containers = trimContainers(p.Spec.Containers)
+	t.Spec.InitContainers = trimContainers(p.Spec.InitContainers)
+	return t
+}
+
+// trimContainers keeps ports, and by which name a problem would speak of them: their place.
+func trimContainers(list []corev1.Container) []corev1.Container {
+	if !slices.ContainsFunc(list, func(c corev1.Container) bool { return len(c.Ports) > 0 }) {
+		return nil
+	}
+	trimmed := make([]corev1.Container, len(list))
+	for i, c := range list {
+		trimmed[i] = corev1.Container{Ports: c.Ports, RestartPolicy: c.RestartPolicy}
+	}
+	return trimmed
+}
+
+func trimNamespace(o any) any {
+	if n, ok := o.(*corev1.Namespace); ok {
+		return &corev1.Namespace{ObjectMeta: metaOf(&n.ObjectMeta)}
+	}
+	return o
+}
+
+func trimNode(o any) any {
+	if n, ok := o.(*corev1.Node); ok {
+		return &corev1.Node{ObjectMeta: metaOf(&n.ObjectMeta), Spec: corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
+			Status: corev1.NodeStatus{Addresses: n.Status.Addresses}}
+	}
+	return o
+}
+
+func trimPolicy(o any) any {
+	if p, ok := o.(*networkingv1.NetworkPolicy); ok {
+		p.ManagedFields = nil
+	}
+	return o
+}
+
+func trimClusterPolicy(o any) any {
+	if u, ok := o.(*unstructured.Unstructured); ok {
+		u.SetManagedFields(nil)
+	}
+	return o
+}
+
+func (s *Source) setPod(o any) {
+	p, ok := o.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	b.AddPod(p)
+	r := b.Finish(manifest.Options{})
+	key := cluster.Key{Namespace: p.Namespace, Name: p.Name}
+	s.tell("Pod "+key.String(), r.Problems)
+	var pod *Pod
+	if len(r.Objects.Endpoints) > 0 {
+		pod = &Pod{Endpoint: r.Objects.Endpoints[0], UID: string(p.UID), Terminating: p.DeletionTimestamp != nil}
+	}
+	if old, known := s.pods[key]; known && old.same(pod) {
+		return
+	}
+	s.pods[key] = pod
+	s.change(func(b *Batch) {
+		b.Pods[key] = pod
+		s.setRanges("pod "+key.String(), r.Objects.PodRanges)
+	})
+}
+
+// same reports whether nothing changed that matters to anybody.
+func (p *Pod) same(o *Pod) bool {
+	if p == nil || o == nil {
+		return p == nil && o == nil
+	}
+	a, b := p.Endpoint, o.Endpoint
+	return p.UID == o.UID && p.Terminating == o.Terminating && a.Labels == b.Labels && a.Node == b.Node &&
+		a.HostNetwork == b.HostNetwork && a.Ended == b.Ended && a.Owner == b.Owner && a.Created.Equal(b.Created) &&
+		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
+}
+
+func (s *Source) dropPod(key string) {
+	namespace, name, _ := strings.Cut(key, "/")
+	k := cluster.Key{Namespace: namespace, Name: name}
+	delete(s.pods, k)
+	s.tell("Pod "+key, nil)
+	s.change(func(b *Batch) {
+		b.Pods[k] = nil
+		s.setRanges("pod "+key, nil)
+	})
+}
+
+func (s *Source) setNamespace(o any) {
+	n, ok := o.(*corev1.Namespace)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	b.AddNamespace(n)
+	r := b.Finish(manifest.Options{})
+	s.tell("Namespace "+n.Name, r.Problems)
+	if len(r.Objects.Namespaces) == 0 {
+		s.dropNamespace(n.Name)
+		return
+	}
+	now := r.Objects.Namespaces[0]
+	s.change(func(b *Batch) { b.Namespaces[n.Name] = &now })
+}
+
+func (s *Source) dropNamespace(name string) {
+	s.change(func(b *Batch) { b.Namespaces[name] = nil })
+}
+
+func (s *Source) setNode(o any) {
+	n, ok := o.(*corev1.Node)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	b.AddNode(n)
+	r := b.Finish(manifest.Options{})
+	s.tell("Node "+n.Name, r.Problems)
+	if len(r.Objects.Nodes) == 0 {
+		s.dropNode(n.Name)
+		return
+	}
+	now := r.Objects.Nodes[0]
+	if old, known := s.nodes[n.Name]; known && old.Labels == now.Labels && slices.Equal(old.Addresses, now.Addresses) &&
+		slices.Equal(s.NodeRanges(n.Name), r.Objects.PodRanges) {
+		return
+	}
+	s.nodes[n.Name] = &now
+	s.change(func(b *Batch) {
+		b.Nodes[n.Name] = &now
+		s.setNodeRanges(n.Name, r.Objects.PodRanges)
+	})
+}
+
+func (s *Source) dropNode(name string) {
+	delete(s.nodes, name)
+	s.change(func(b *Batch) {
+		b.Nodes[name] = nil
+		s.setNodeRanges(name, nil)
+	})
+}
+
+func (s *Source) setNodeRanges(node string, ranges []netip.Prefix) {
+	s.setRanges("node "+node, ranges)
+	if len(ranges) == 0 {
+		delete(s.nodeRanges, node)
+	} else {
+		s.nodeRanges[node] = ranges
+	}
+}
+
+func (s *Source) setPolicy(o any) {
+	np, ok := o.(*networkingv1.NetworkPolicy)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	b.AddNetworkPolicy(np)
+	s.passPolicy("NetworkPolicy", np, b)
+}
+
+func (s *Source) setClusterPolicy(o any) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	var cnp v1alpha2.ClusterNetworkPolicy
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &cnp); err != nil {
+		b.AddUnreadable("ClusterNetworkPolicy", cluster.Key{Name: u.GetName()}, err)
+	} else {
+		b.AddClusterNetworkPolicy(&cnp)
+	}
+	s.passPolicy("ClusterNetworkPolicy", u, b)
+}
+
+func (s *Source) passPolicy(kind string, m metav1.Object, b *manifest.Bundle) {
+	r := b.Finish(manifest.Options{})
+	key := PolicyKey{Namespace: m.GetNamespace(), Name: m.GetName()}
+	s.tell(strings.TrimSuffix(kind+" "+strings.TrimPrefix(key.String(), "/"), " "), r.Problems)
+	if len(r.Objects.Policies) == 0 {
+		s.change(func(b *Batch) { b.Policies[key] = nil })
+		return
+	}
+	p := &Policy{Policy: r.Objects.Policies[0], UID: string(m.GetUID()), Generation: m.GetGeneration()}
+	s.change(func(b *Batch) { b.Policies[key] = p })
+}
+
+func (s *Source) dropPolicy(key string) {
+	namespace, name, ok := strings.Cut(key, "/")
+	if !ok {
+		namespace, name = "", key
+	}
+	kind := "NetworkPolicy"
+	if namespace == "" {
+		kind = "ClusterNetworkPolicy"
+	}
+	s.tell(kind+" "+key, nil)
+	s.change(func(b *Batch) { b.Policies[PolicyKey{Namespace: namespace, Name: name}] = nil })
+}
+
+// tell makes an object's problems a condition, or ends it.
+func (s *Source) tell(object string, problems []manifest.Problem) {
+	message := ""
+	if len(problems) > 0 {
+		message = problems[0].Text()
+	}
+	s.conditions.set(Malformed, object, message)
+}

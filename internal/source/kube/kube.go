@@ -1,0 +1,202 @@
+// Package kube follows the objects of a Kubernetes API that policies speak of: pods, namespaces, nodes,
+// NetworkPolicies and, where their definition is installed, ClusterNetworkPolicies.
+//
+// What arrives is decoded by package manifest at once, and nothing else of it is kept. Changes wait until Take fetches
+// them, and a newer one of an object takes the place of an older one, so that whoever is slow has less to do and never
+// more. Nothing can be taken before the first list of every kind is there: half of a cluster would open what the other
+// half closes.
+//
+// What is wrong is a Condition, and never an opening: an object that cannot be read is replaced by its stand-in, and
+// what was known of a kind stays as it was while the API does not answer, forbids, or does not know the kind any more.
+package kube
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/policy"
+)
+
+// Options say what to follow.
+type Options struct {
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface
+	// Retry is how long a failed request waits for the next one at first; it grows to thirty times as much. 0 is a
+	// second.
+	Retry time.Duration
+}
+
+// Pod is a pod with what only its own node needs to know.
+type Pod struct {
+	*cluster.Endpoint
+	UID         string
+	Terminating bool // it was told to end
+}
+
+// Policy is a policy with what tells its versions apart.
+type Policy struct {
+	*policy.Policy
+	UID        string
+	Generation int64 // of the object's spec
+}
+
+// Batch is what changed. A nil value says that the object is gone.
+type Batch struct {
+	Pods       map[cluster.Key]*Pod
+	Namespaces map[string]*cluster.Namespace
+	Nodes      map[string]*cluster.Node
+	Policies   map[PolicyKey]*Policy
+	Ranges     []netip.Prefix // all prefixes that pods get their addresses from; only where RangesChanged
+	// RangesChanged: Ranges are other ones than before.
+	RangesChanged bool
+}
+
+// PolicyKey names a policy: a NetworkPolicy by namespace and name, a ClusterNetworkPolicy by its name.
+type PolicyKey = cluster.Key
+
+func newBatch() Batch {
+	return Batch{Pods: map[cluster.Key]*Pod{}, Namespaces: map[string]*cluster.Namespace{}, Nodes: map[string]*cluster.Node{},
+		Policies: map[PolicyKey]*Policy{}}
+}
+
+// Source follows an API. Make one with New; its methods may be called from any goroutine.
+type Source struct {
+	options Options
+	kinds   []*kind
+	changed chan struct{} // of one place
+	synced  chan struct{} // closed when the first lists have come
+
+	mu         sync.Mutex
+	batch      Batch
+	waiting    int // kinds whose first list has not come
+	ranges     map[string][]netip.Prefix
+	nodeRanges map[string][]netip.Prefix
+	conditions conditions
+
+	pods  map[cluster.Key]*Pod // as passed on last; only the goroutine of their kind looks at these
+	nodes map[string]*cluster.Node
+}
+
+// New returns a source that does nothing until Run.
+func New(o Options) *Source {
+	if o.Retry == 0 {
+		o.Retry = time.Second
+	}
+	s := &Source{options: o, changed: make(chan struct{}, 1), synced: make(chan struct{}), batch: newBatch(), ranges: map[string][]netip.Prefix{},
+		nodeRanges: map[string][]netip.Prefix{}, conditions: conditions{changed: make(chan struct{}, 1)},
+		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{}}
+	s.kinds = s.allKinds()
+	s.waiting = len(s.kinds)
+	return s
+}
+
+// Run follows the API until ctx ends. It never fails for good: what does not work is tried again, and is a Condition
+// meanwhile.
+func (s *Source) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, k := range s.kinds {
+		group.Go(func() error { return k.follow(ctx) })
+	}
+	return group.Wait()
+}
+
+// Changed has a value when Take may have something to return.
+func (s *Source) Changed() <-chan struct{} { return s.changed }
+
+// Take returns what changed since the last call, and false before the first list of every kind has come. What it returns
+// is the caller's, but for the objects, which are shared and never change.
+func (s *Source) Take() (Batch, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting > 0 {
+		return Batch{}, false
+	}
+	b := s.batch
+	if b.RangesChanged {
+		b.Ranges = s.allRanges()
+	}
+	s.batch = newBatch()
+	return b, true
+}
+
+// Waiting names the kinds whose first list has not come.
+func (s *Source) Waiting() []string {
+	var names []string
+	for _, k := range s.kinds {
+		if !k.isListed() {
+			names = append(names, k.name)
+		}
+	}
+	return names
+}
+
+// NodeRanges returns the prefixes that the pods of a node get their addresses from, as its object says. It is known as
+// soon as the nodes are listed.
+func (s *Source) NodeRanges(node string) []netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodeRanges[node]
+}
+
+// change notes changes of objects, and that they can be taken.
+func (s *Source) change(f func(*Batch)) {
+	s.mu.Lock()
+	f(&s.batch)
+	ready := s.waiting == 0
+	s.mu.Unlock()
+	if ready {
+		s.wake()
+	}
+}
+
+func (s *Source) wake() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// listed notes that the first list of a kind has come.
+func (s *Source) listed() {
+	s.mu.Lock()
+	s.waiting--
+	ready := s.waiting == 0
+	s.mu.Unlock()
+	if ready {
+		close(s.synced)
+		s.wake()
+	}
+}
+
+// Synced is closed once the first list of every kind has come.
+func (s *Source) Synced() <-chan struct{} { return s.synced }
+
+// setRanges notes which prefixes an object says pods get their addresses from. It is called by change.
+func (s *Source) setRanges(object string, ranges []netip.Prefix) {
+	if slices.Equal(s.ranges[object], ranges) {
+		return
+	}
+	if len(ranges) == 0 {
+		delete(s.ranges, object)
+	} else {
+		s.ranges[object] = ranges
+	}
+	s.batch.RangesChanged = true
+}
+
+func (s *Source) allRanges() []netip.Prefix {
+	var all []netip.Prefix
+	for _, r := range s.ranges {
+		all = append(all, r...)
+	}
+	slices.SortFunc(all, netip.Prefix.Compare)
+	return slices.Compact(all)
+}
