@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/near"
 	"github.com/ringfence-project/ringfence/internal/podspec"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
@@ -191,7 +192,7 @@ func (o *object) itemKind() string {
 func looksLikeObject(root *yaml.Node) bool {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		word := root.Content[i].Value
-		if word == "metadata" || word == "spec" || slices.Contains([]string{"kind", "apiVersion"}, nearest(word, []string{"kind", "apiVersion"})) && len(word) > 3 {
+		if word == "metadata" || word == "spec" || slices.Contains([]string{"kind", "apiVersion"}, near.Of(word, []string{"kind", "apiVersion"})) && len(word) > 3 {
 			return true
 		}
 	}

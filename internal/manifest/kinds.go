@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ringfence "github.com/ringfence-project/ringfence/api/v1alpha1"
+	"github.com/ringfence-project/ringfence/internal/near"
 )
 
 // kindInfo says how objects of one kind are read.
@@ -125,7 +126,7 @@ func (o *object) wrongVersion(want string) {
 func isNear(group, apiVersion string) bool {
 	want, _, _ := strings.Cut(apiVersion, "/")
 	former := []string{"v1", "apps", "extensions", "batch", "networking.k8s.io", "policy.networking.k8s.io"}
-	return slices.Contains(former, group) || nearest(group, []string{want}) != ""
+	return slices.Contains(former, group) || near.Of(group, []string{want}) != ""
 }
 
 // nearKind returns the kind in the table that an unknown kind looks like a typo of, after noting it; else "".
@@ -136,17 +137,17 @@ func (o *object) nearKind() string {
 			names = append(names, name)
 		}
 	}
-	near := nearest(o.kind, names)
-	if near != "" {
-		o.problem("kind", fmt.Sprintf("did you mean %q?", near), "unknown kind %q", shorten(o.kind))
+	closest := near.Of(o.kind, names)
+	if closest != "" {
+		o.problem("kind", fmt.Sprintf("did you mean %q?", closest), "unknown kind %q", shorten(o.kind))
 	}
-	return near
+	return closest
 }
 
 func (o *object) noKind(root *yaml.Node) {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key := root.Content[i]
-		if len(key.Value) > 2 && key.Value != "kind" && nearest(key.Value, []string{"kind"}) != "" {
+		if len(key.Value) > 2 && key.Value != "kind" && near.Of(key.Value, []string{"kind"}) != "" {
 			o.problemAt(key.Line, key.Value, `did you mean "kind"?`, unknownFieldMessage)
 			return
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/near"
 )
 
 // object is one Kubernetes object while it is read: where it stands, where its fields stand, and what is wrong with it.
@@ -121,8 +122,8 @@ func (o *object) misnamed() bool {
 func (o *object) mayHaveMeant(parentPath, name string) bool {
 	return o.full || slices.ContainsFunc(o.problems, func(p Problem) bool {
 		field := strings.TrimPrefix(p.Field, parentPath+".")
-		meant := parent(p.Field) == parentPath && nearest(field, []string{name}) != "" ||
-			parent(p.Field) == "" && nearest(p.Field, []string{parentPath}) != ""
+		meant := parent(p.Field) == parentPath && near.Of(field, []string{name}) != "" ||
+			parent(p.Field) == "" && near.Of(p.Field, []string{parentPath}) != ""
 		return p.Message == unknownFieldMessage && meant
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ringfence-project/ringfence/internal/near"
 )
 
 // pair is one entry of a mapping.
@@ -129,10 +131,10 @@ func (o *object) unknownField(key *yaml.Node, t reflect.Type, fields map[string]
 			names = append(names, name)
 		}
 	}
-	near := nearest(key.Value, names)
+	closest := near.Of(key.Value, names)
 	switch {
-	case near != "":
-		o.problemAt(key.Line, path, fmt.Sprintf("did you mean %q?", near), unknownFieldMessage)
+	case closest != "":
+		o.problemAt(key.Line, path, fmt.Sprintf("did you mean %q?", closest), unknownFieldMessage)
 	case strict:
 		fix := ""
 		if len(names) <= 8 {

@@ -73,3 +73,6 @@ func place(file string, line int) string {
 	}
 	return file + ":" + strconv.Itoa(line)
 }
+
+// list is "a, b, c".
+func list(words []string) string { return strings.Join(words, ", ") }

@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/near"
 )
 
 var operators = map[string]label.Op{"In": label.In, "NotIn": label.NotIn, "Exists": label.Exists, "DoesNotExist": label.DoesNotExist}
@@ -80,8 +81,8 @@ func (o *object) labels(path string, m map[string]string) label.Set {
 // unknownWord is the problem of a value that is none of a few words.
 func (o *object) unknownWord(path, word string, words []string) {
 	fix := "write one of " + list(words)
-	if near := nearest(word, words); near != "" {
-		fix = "did you mean " + strconv.Quote(near) + "?"
+	if closest := near.Of(word, words); closest != "" {
+		fix = "did you mean " + strconv.Quote(closest) + "?"
 	}
 	if o.missing(path) || word == "" {
 		o.problem(path, "write one of "+list(words), "required field is missing")

@@ -1,13 +1,14 @@
-package manifest
+// Package near finds the name that was most likely meant, for messages about names that are not there.
+package near
 
 import (
 	"slices"
 	"strings"
 )
 
-// nearest returns the name that word is most likely a typo of, or "" if none is near. Of equally near ones it is the
+// Of returns the name that word is most likely a typo of, or "" if none is near. Of equally near ones it is the
 // first in alphabetical order.
-func nearest(word string, names []string) string {
+func Of(word string, names []string) string {
 	best, bestDistance := "", min(len(word), 1+max(1, min(len(word), 12)/3))
 	names = slices.Sorted(slices.Values(names))
 	for _, name := range names {
@@ -44,6 +45,3 @@ func distance(a, b string) int {
 	}
 	return rows[len(a)][len(b)]
 }
-
-// list is "a, b, c".
-func list(words []string) string { return strings.Join(words, ", ") }
