@@ -148,6 +148,13 @@ func (r Rule) Policy() string {
 	return r.Namespace + "/" + r.Name
 }
 
+// Is reports whether text names r: as String writes it, with or without the rule's own name, or by its policy alone.
+func (r Rule) Is(text string) bool {
+	plain := r
+	plain.Label = ""
+	return text == r.String() || text == plain.String() || !r.IsZero() && text == r.Policy()
+}
+
 // Place is "file:line", "file" or "".
 func (r Rule) Place() string {
 	if r.File == "" || r.Line == 0 {

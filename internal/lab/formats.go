@@ -2,12 +2,11 @@ package lab
 
 import (
 	"encoding/json"
-	"encoding/xml"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/report"
 )
 
 // JSON writes the whole report as one object.
@@ -76,74 +75,27 @@ func jsonRuleOf(r flow.Rule) *jsonRule {
 // JUnit writes the report as JUnit XML: a test case for each source and destination, which fails if one of the
 // probes between them was not what the reference says.
 func (r *Report) JUnit(w io.Writer) error {
-	suite := junitSuite{Name: "ringfence lab", Time: seconds(r.Timings.Probe)}
+	suite := report.Suite{Name: "ringfence lab", Took: r.Timings.Probe}
 	type pair struct{ from, to string }
 	at := newIndex[pair]()
 	for _, x := range r.Results {
 		i := at.of(pair{x.From.Name, x.To.Name})
 		if i == len(suite.Cases) {
-			suite.Cases = append(suite.Cases, junitCase{Class: x.From.Name, Name: x.From.Name + " -> " + x.To.Name})
+			suite.Cases = append(suite.Cases, report.Case{Class: x.From.Name, Name: x.From.Name + " -> " + x.To.Name})
 		}
 		c := &suite.Cases[i]
-		c.took += x.Took
-		c.Time = seconds(c.took)
+		c.Took += x.Took
 		if x.Mismatch == "" {
 			continue
 		}
 		if c.Failure == nil {
-			c.Failure = &junitFailure{Message: x.Mismatch}
-			suite.Failures++
+			c.Failure = &report.Failure{Message: x.Mismatch}
 		}
 		c.Failure.Text += fmt.Sprintf("%s: %s\n", x.Tuple, x.Mismatch)
 	}
-	suite.Tests = len(suite.Cases)
 	for _, s := range r.Skipped {
-		suite.Cases = append(suite.Cases, junitCase{Class: "skipped", Name: s.What, Time: seconds(0), Skipped: &junitSkipped{fmt.Sprintf("%s: %s", plural(s.Count, "probe"), s.Why)}})
-		suite.Tests++
-		suite.Skipped++
+		suite.Cases = append(suite.Cases, report.Case{Class: "skipped", Name: s.What,
+			Skipped: fmt.Sprintf("%s: %s", plural(s.Count, "probe"), s.Why)})
 	}
-	if _, err := io.WriteString(w, xml.Header); err != nil {
-		return err
-	}
-	enc := xml.NewEncoder(w)
-	enc.Indent("", "  ")
-	if err := enc.Encode(junitSuites{Suites: []junitSuite{suite}}); err != nil {
-		return fmt.Errorf("write junit: %w", err)
-	}
-	_, err := io.WriteString(w, "\n")
-	return err
-}
-
-func seconds(d time.Duration) string { return fmt.Sprintf("%.3f", d.Seconds()) }
-
-type junitSuites struct {
-	XMLName xml.Name     `xml:"testsuites"`
-	Suites  []junitSuite `xml:"testsuite"`
-}
-
-type junitSuite struct {
-	Name     string      `xml:"name,attr"`
-	Tests    int         `xml:"tests,attr"`
-	Failures int         `xml:"failures,attr"`
-	Skipped  int         `xml:"skipped,attr"`
-	Time     string      `xml:"time,attr"`
-	Cases    []junitCase `xml:"testcase"`
-}
-
-type junitCase struct {
-	Class   string        `xml:"classname,attr"`
-	Name    string        `xml:"name,attr"`
-	Time    string        `xml:"time,attr"`
-	Skipped *junitSkipped `xml:"skipped,omitempty"`
-	Failure *junitFailure `xml:"failure,omitempty"`
-	took    time.Duration
-}
-
-type junitSkipped struct {
-	Message string `xml:"message,attr"`
-}
-
-type junitFailure struct {
-	Message string `xml:"message,attr"`
-	Text    string `xml:",chardata"`
+	return report.JUnit(w, []report.Suite{suite})
 }

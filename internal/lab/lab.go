@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -27,6 +28,8 @@ type Spec struct {
 	Topology Topology
 	// Ports are listened on by everybody, beside what pods declare and policies name.
 	Ports []cluster.Port
+	// Outside are further addresses of the host outside, beside those that policies make worth probing.
+	Outside []netip.Addr
 	// Dataplane makes what enforces on the node, whose namespace it is given and must not close. Without one,
 	// nothing is enforced.
 	Dataplane func(node *netns.NS) (dataplane.Dataplane, error)
@@ -65,7 +68,7 @@ func (s *station) name() string {
 // that wraps os.ErrPermission or dataplane.ErrNotSupported says what the machine does not allow or have.
 func Boot(ctx context.Context, spec Spec) (*Lab, error) {
 	start := time.Now()
-	p, err := newPlan(spec.Objects, spec.Topology, spec.Ports)
+	p, err := newPlan(spec.Objects, spec.Topology, spec.Ports, spec.Outside...)
 	if err != nil {
 		return nil, fmt.Errorf("plan lab: %w", err)
 	}

@@ -24,6 +24,9 @@ type Selection struct {
 	// Ports are probed instead of those that the destination listens on. A pod is not asked for a name that it
 	// does not declare. Numbers have to be in Spec.Ports too, or nobody may listen there.
 	Ports []query.Port
+	// Tuples, if there are any, are probed in the stead of all that Pairs and Ports choose. One of which an end is not
+	// in the lab is left out.
+	Tuples []flow.Tuple
 	// MaxProbes bounds the number of probes; 0 does not. Then whole pairs are left out, and the report says so.
 	MaxProbes int
 }
@@ -73,6 +76,9 @@ type matrix struct {
 
 // matrix lays out the probes: from everybody to every pod, and from every pod to everybody.
 func (l *Lab) matrix(sel Selection) (*matrix, error) {
+	if len(sel.Tuples) > 0 {
+		return l.list(sel.Tuples), nil
+	}
 	pairs, err := l.resolvePairs(sel.Pairs)
 	if err != nil {
 		return nil, err
@@ -105,6 +111,23 @@ func (l *Lab) matrix(sel Selection) (*matrix, error) {
 	}
 	m.bound(sel.MaxProbes)
 	return m, nil
+}
+
+// list lays out the probes of a list.
+func (l *Lab) list(tuples []flow.Tuple) *matrix {
+	ends := map[netip.Addr]end{}
+	for _, e := range l.ends() {
+		ends[e.Addr] = e
+	}
+	m := &matrix{}
+	for _, t := range tuples {
+		from, to := ends[t.Source], ends[t.Destination]
+		if from.station != nil && to.station != nil && (t.Protocol != flow.SCTP || echo.HasSCTP()) {
+			m.probes = append(m.probes, Result{From: from.Point, To: to.Point, Tuple: t})
+			m.from = append(m.from, from.station)
+		}
+	}
+	return m
 }
 
 // ports are what is probed at to: those chosen, or all that it listens on and an echo.

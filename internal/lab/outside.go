@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
-	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -21,9 +21,9 @@ var strangers = [2][]netip.Addr{
 const maxOutside = 16
 
 // placeOutside gives the outside host a stranger's address of each family, and addresses in and beside each block
-// that policies name, so that every block is seen from both sides of its edge.
-func (p *plan) placeOutside(o *cluster.Objects) {
-	blocks := policyBlocks(o)
+// that policies name, so that every block is seen from both sides of its edge; and those of wanted that it can have.
+func (p *plan) placeOutside(o *cluster.Objects, wanted []netip.Addr) {
+	blocks := eval.Blocks(o.Policies)
 	for family := range strangers {
 		avoid := slices.Clone(o.PodRanges)
 		for _, n := range o.Nodes {
@@ -47,7 +47,12 @@ func (p *plan) placeOutside(o *cluster.Objects) {
 			p.notices = append(p.notices, fmt.Sprintf("policies' blocks would take %d outside addresses: the first %d are probed", len(chosen), maxOutside))
 			chosen = chosen[:maxOutside]
 		}
-		p.outside.addresses = append(p.outside.addresses, chosen...)
+		for _, a := range wanted {
+			if familyOf(a) == family && isHostAddress(a) && !contains(avoid, a) {
+				chosen = append(chosen, a)
+			}
+		}
+		p.outside.addresses = append(p.outside.addresses, dedupe(chosen)...)
 	}
 	p.outside.veth = outsideVeth
 }
@@ -60,32 +65,6 @@ func dedupe(addrs []netip.Addr) []netip.Addr {
 		}
 	}
 	return kept
-}
-
-// policyBlocks are all blocks that rules name, once each, sorted.
-func policyBlocks(o *cluster.Objects) []policy.Peer {
-	byText := map[string]policy.Peer{}
-	for _, pol := range o.Policies {
-		for _, d := range flow.Directions {
-			for _, r := range pol.Rules(d) {
-				for _, peer := range r.Peers {
-					if peer.Kind == policy.PeerBlock {
-						byText[peer.String()] = peer
-					}
-				}
-			}
-		}
-	}
-	texts := make([]string, 0, len(byText))
-	for t := range byText {
-		texts = append(texts, t)
-	}
-	slices.Sort(texts)
-	var blocks []policy.Peer
-	for _, t := range texts {
-		blocks = append(blocks, byText[t])
-	}
-	return blocks
 }
 
 func stranger(family int, blocks []policy.Peer, avoid []netip.Prefix) netip.Addr {

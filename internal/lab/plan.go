@@ -74,7 +74,7 @@ type plan struct {
 
 // newPlan gives everything in o a place: all pods run on one node, everything that is not a pod or that node is
 // the one host outside.
-func newPlan(o cluster.Objects, t Topology, extra []cluster.Port) (*plan, error) {
+func newPlan(o cluster.Objects, t Topology, extra []cluster.Port, outside ...netip.Addr) (*plan, error) {
 	p := &plan{topology: t}
 	p.chooseRanges(&o)
 	p.placeNodes(&o)
@@ -83,7 +83,7 @@ func newPlan(o cluster.Objects, t Topology, extra []cluster.Port) (*plan, error)
 		return nil, fmt.Errorf("give pods addresses: %w", err)
 	}
 	p.placeHostNetwork(&o)
-	p.placeOutside(&o)
+	p.placeOutside(&o, outside)
 	p.placePorts(&o, extra)
 	state, err := cluster.NewState(o)
 	if err != nil {

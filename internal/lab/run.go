@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
@@ -46,11 +47,11 @@ func (l *Lab) Probe(ctx context.Context, sel Selection, progress func(done, tota
 
 // expect asks the reference about every probe.
 func (l *Lab) expect(probes []Result) {
-	oracle := newOracle(l.State())
+	oracle := eval.NewOracle(l.State())
 	for i := range probes {
 		probes[i].Want = flow.Decision{Verdict: flow.Allow}
 		if l.enforcer != nil {
-			probes[i].Want = oracle.decide(probes[i].Tuple)
+			probes[i].Want = oracle.Decide(l.State().Resolve(probes[i].Tuple)).Flow()
 		}
 	}
 }
