@@ -29,6 +29,17 @@ func (p Party) String() string {
 	return p.Addr.String()
 }
 
+// Same reports whether o is the same pod, the same node, or the same address of neither, whatever address is in use.
+func (p Party) Same(o Party) bool {
+	switch {
+	case p.Endpoint != nil || o.Endpoint != nil:
+		return p.Endpoint == o.Endpoint
+	case p.Node != nil || o.Node != nil:
+		return p.Node == o.Node
+	}
+	return p.Addr == o.Addr
+}
+
 // Connection is a connection between two parties: what the reference evaluator judges.
 type Connection struct {
 	From, To   Party

@@ -2,6 +2,7 @@ package query
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -45,6 +46,55 @@ func ParsePort(text string) (Port, error) {
 	}
 	p.Name = name
 	return p, nil
+}
+
+// SplitPort takes "B:PORT" apart, "shop/db:5432" for instance; port is "" if none is there. PORT may be anything that
+// holds no colon, a list of ports too. An IPv6 address in front of a port stands in brackets.
+func SplitPort(text string) (ref, port string, err error) {
+	text = strings.TrimSpace(text)
+	if _, err := netip.ParseAddr(text); err == nil || strings.HasSuffix(text, "]") {
+		return text, "", nil
+	}
+	colon := strings.LastIndexByte(text, ':')
+	if colon < 0 {
+		return text, "", nil
+	}
+	ref, port = strings.TrimSpace(text[:colon]), strings.TrimSpace(text[colon+1:])
+	if strings.Contains(ref, ":") && !strings.HasPrefix(ref, "[") {
+		return "", "", fmt.Errorf("%q: write an IPv6 address before a port as [%s]", text, ref)
+	}
+	if port == "" {
+		return "", "", fmt.Errorf("%q: want a port behind the colon", text)
+	}
+	return ref, port, nil
+}
+
+// ParsePorts reads a list of ports with commas between them, "389,636" for instance.
+func ParsePorts(text string) ([]Port, error) {
+	var all []Port
+	for part := range strings.SplitSeq(text, ",") {
+		p, err := ParsePort(strings.TrimSpace(part))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// String is the text that ParsePort reads.
+func (p Port) String() string {
+	switch {
+	case p.Name == "" && !p.Protocol.HasPorts():
+		return p.Protocol.String()
+	case p.Name != "" && p.Protocol == 0:
+		return p.Name
+	case p.Name != "":
+		return p.Name + "/" + p.Protocol.String()
+	case p.Protocol == flow.TCP:
+		return strconv.Itoa(int(p.Number))
+	}
+	return fmt.Sprintf("%d/%s", p.Number, p.Protocol)
 }
 
 // At resolves a name on the destination; a number stands for itself. The error says which names there are.

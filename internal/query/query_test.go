@@ -34,7 +34,8 @@ func scope(t *testing.T) query.Scope {
 	}
 	web, dbd, dbs := cluster.Owner{Kind: "Deployment", Name: "web"}, cluster.Owner{Kind: "Deployment", Name: "db"}, cluster.Owner{Kind: "StatefulSet", Name: "db"}
 	s, err := cluster.NewState(cluster.Objects{
-		Nodes: []cluster.Node{{Name: "n1", Addresses: addrs("192.0.2.1", "2001:db8::1")}},
+		Namespaces: []cluster.Namespace{{Name: "shop", Labels: label.MustSet(map[string]string{"team": "a"})}},
+		Nodes:      []cluster.Node{{Name: "n1", Addresses: addrs("192.0.2.1", "2001:db8::1")}},
 		Endpoints: []*cluster.Endpoint{
 			pod("shop", "web-1", "app=web,app.kubernetes.io/name=web", web, "10.0.0.1", "fd00::1"),
 			pod("shop", "web-2", "app=web,app.kubernetes.io/name=web", web, "10.0.0.2", "fd00::2"),
@@ -75,6 +76,17 @@ func TestResolve(t *testing.T) {
 		"[fd00::2]":                       "shop/web-2",
 		"203.0.113.1":                     "203.0.113.1",
 		"::ffff:10.0.0.1":                 "shop/web-1",
+		"shop/web*":                       "shop/web-1 shop/web-2",
+		"*/web":                           "other/web shop/web-1 shop/web-2",
+		"s*/app=db":                       "shop/db-0 shop/db-1",
+		"shop/* !shop/web":                "shop/db-0 shop/db-1",
+		"* !shop/* !naked":                "other/web",
+		"app=web,!tier !other/web":        "shop/web-1 shop/web-2",
+		"app=web, !tier":                  "other/web shop/web-1 shop/web-2",
+		"{team=a}/*":                      "shop/db-0 shop/db-1 shop/web-1 shop/web-2",
+		"{team=a}/app=db":                 "shop/db-0 shop/db-1",
+		"{kubernetes.io/metadata.name=other}/w?b": "other/web",
+		"* !{team=a}/*": "default/naked other/web",
 	} {
 		parties, err := s.Resolve(ref)
 		var got []string
@@ -90,15 +102,21 @@ func TestResolve(t *testing.T) {
 func TestResolveErrors(t *testing.T) {
 	s := scope(t)
 	for ref, want := range map[string]string{
-		"":             "empty",
-		"shop/db":      "write one of shop/deployment/db, shop/statefulset/db",
-		"shop/wev-1":   "did you mean shop/web-1?",
-		"asleep":       "did you mean shop/asleep?",
-		"zzzzzzzzzzzz": "want ns/pod",
-		"a/b/c/d":      "want ns/pod",
-		"fe80::1%eth0": "leave out the zone",
-		"app=nothing":  "no pod matches",
-		"app=a b":      "label value",
+		"":                   "empty",
+		"shop/db":            "write one of shop/deployment/db, shop/statefulset/db",
+		"shop/wev-1":         "did you mean shop/web-1?",
+		"asleep":             "did you mean shop/asleep?",
+		"zzzzzzzzzzzz":       "want ns/pod",
+		"a/b/c/d":            "want ns/pod",
+		"fe80::1%eth0":       "leave out the zone",
+		"app=nothing":        "no pod matches",
+		"app=a b":            "label value",
+		"shop/x*":            "no pod or workload matches",
+		"{team=b}/*":         "no pod or workload matches",
+		"{team=a":            "want {selector of namespaces}/pods",
+		"{a=b c}/*":          "label value",
+		"shop/* !*":          "nothing is left of",
+		"shop/* !shop/wev-1": "did you mean shop/web-1?",
 	} {
 		if _, err := s.Resolve(ref); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want an error with %q", ref, err, want)
@@ -198,5 +216,31 @@ func TestParsePortRefuses(t *testing.T) {
 		if p, err := query.ParsePort(text); err == nil {
 			t.Errorf("ParsePort(%q) = %+v", text, p)
 		}
+	}
+}
+
+func TestSplitPort(t *testing.T) {
+	for text, want := range map[string]string{
+		"shop/db:5432": "shop/db|5432", "shop/db": "shop/db|", "app in (a,b) !x/y: 80, 81/udp": "app in (a,b) !x/y|80, 81/udp",
+		"[2001:db8::1]:53/udp": "[2001:db8::1]|53/udp", "2001:db8::1": "2001:db8::1|", "[2001:db8::1]": "[2001:db8::1]|",
+		"2001:db8::1:x": "error", "shop/db:": "error",
+	} {
+		ref, port, err := query.SplitPort(text)
+		if got := ref + "|" + port; got != want && (err == nil || want != "error") {
+			t.Errorf("SplitPort(%q) = %s, %v; want %s", text, got, err, want)
+		}
+	}
+}
+
+func TestPortsPrintAsTheyAreRead(t *testing.T) {
+	ports, err := query.ParsePorts("389, 53/udp,ldap,dns/udp,icmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(ports); got != "[389 53/udp ldap dns/udp icmp]" {
+		t.Error(got)
+	}
+	if _, err := query.ParsePorts("389,"); err == nil {
+		t.Error("an empty port was read")
 	}
 }

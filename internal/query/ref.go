@@ -5,6 +5,7 @@ package query
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -16,7 +17,7 @@ import (
 )
 
 // Forms says which references Resolve reads, for help texts and errors.
-const Forms = "ns/pod, ns/kind/name, ns/selector, selector, node/name, or an address"
+const Forms = "ns/pod, ns/kind/name, ns/selector, selector, {selector}/pod, node/name, or an address"
 
 // Scope is what references are resolved in.
 type Scope struct {
@@ -28,8 +29,41 @@ type Scope struct {
 }
 
 // Resolve returns all parties that ref stands for, at least one, in the order of their names. A pod is returned once,
-// without an address: a connection picks the address of the family that it uses.
+// without an address: a connection picks the address of the family that it uses. What stands behind " !" is left out:
+// "orders/* !orders/credit-check".
 func (s Scope) Resolve(ref string) ([]cluster.Party, error) {
+	terms := splitExceptions(ref)
+	found, err := s.resolveTerm(terms[0])
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range terms[1:] {
+		except, err := s.resolveTerm(t)
+		if err != nil {
+			return nil, err
+		}
+		found = slices.DeleteFunc(found, func(p cluster.Party) bool { return slices.ContainsFunc(except, p.Same) })
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("nothing is left of %q", ref)
+	}
+	return found, nil
+}
+
+// splitExceptions takes "a !b !c" apart. A "!" behind a comma is a selector's.
+func splitExceptions(ref string) []string {
+	var terms []string
+	for part := range strings.SplitSeq(ref, " !") {
+		if n := len(terms); n > 0 && strings.HasSuffix(strings.TrimSpace(terms[n-1]), ",") {
+			terms[n-1] += " !" + part
+			continue
+		}
+		terms = append(terms, part)
+	}
+	return terms
+}
+
+func (s Scope) resolveTerm(ref string) ([]cluster.Party, error) {
 	ref = strings.TrimSpace(ref)
 	if ref == "" {
 		return nil, fmt.Errorf("empty reference: want %s", Forms)
@@ -40,8 +74,11 @@ func (s Scope) Resolve(ref string) ([]cluster.Party, error) {
 		}
 		return []cluster.Party{s.State.At(a.Unmap())}, nil
 	}
+	if strings.HasPrefix(ref, "{") {
+		return s.inSelected(ref)
+	}
 	if ns, sel, ok := splitSelector(ref); ok {
-		return s.selected(ref, ns, sel)
+		return s.selected(ref, func(name string) bool { return ns == "" || matches(ns, name) }, sel)
 	}
 	switch parts := strings.Split(ref, "/"); len(parts) {
 	case 1:
@@ -50,11 +87,51 @@ func (s Scope) Resolve(ref string) ([]cluster.Party, error) {
 		if p, ok := s.node(parts); ok {
 			return []cluster.Party{p}, nil
 		}
+		if strings.ContainsAny(ref, "*?[") {
+			return s.like(ref, func(name string) bool { return matches(parts[0], name) }, parts[1])
+		}
 		return s.named(ref, parts[0], "", parts[1])
 	case 3:
 		return s.named(ref, parts[0], parts[1], parts[2])
 	}
 	return nil, fmt.Errorf("reference %q: want %s", ref, Forms)
+}
+
+// inSelected resolves "{env=prod}/..." : what is in the namespaces that a selector matches.
+func (s Scope) inSelected(ref string) ([]cluster.Party, error) {
+	text, rest, ok := strings.Cut(ref[1:], "}/")
+	if !ok {
+		return nil, fmt.Errorf("reference %q: want {selector of namespaces}/pods, like {env=prod}/app=db", ref)
+	}
+	sel, err := label.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("reference %q: %w", ref, err)
+	}
+	in := func(name string) bool { return sel.Matches(s.State.Namespace(name).Labels) }
+	if isSelector(rest) {
+		return s.selected(ref, in, rest)
+	}
+	return s.like(ref, in, rest)
+}
+
+// matches reports whether a name matches a pattern with * and ?. A bad pattern matches nothing.
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return ok && err == nil
+}
+
+// like finds pods by a pattern of their names or their workloads'.
+func (s Scope) like(ref string, in func(namespace string) bool, pattern string) ([]cluster.Party, error) {
+	var found []cluster.Party
+	for _, e := range s.State.Endpoints() {
+		if in(e.Namespace) && (matches(pattern, e.Name) || matches(pattern, e.Owner.Name)) {
+			found = append(found, s.State.PartyOf(e, netip.Addr{}))
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("no pod or workload matches %q", ref)
+	}
+	return found, nil
 }
 
 func (s Scope) namespace() string {
@@ -83,14 +160,14 @@ func isSelector(s string) bool {
 	return strings.ContainsAny(s, "=!(")
 }
 
-func (s Scope) selected(ref, ns, text string) ([]cluster.Party, error) {
+func (s Scope) selected(ref string, in func(namespace string) bool, text string) ([]cluster.Party, error) {
 	sel, err := label.Parse(text)
 	if err != nil {
 		return nil, err
 	}
 	var found []cluster.Party
 	for _, e := range s.State.Endpoints() {
-		if (ns == "" || e.Namespace == ns) && sel.Matches(e.Labels) {
+		if in(e.Namespace) && sel.Matches(e.Labels) {
 			found = append(found, s.State.PartyOf(e, netip.Addr{}))
 		}
 	}

@@ -37,15 +37,17 @@ func parseTarget(text string) (target, error) {
 	if !ok {
 		return target{}, fmt.Errorf("%q: want A -> B:PORT", text)
 	}
-	colon := strings.LastIndexByte(rest, ':')
-	if colon < 0 || strings.HasSuffix(rest, "]") {
-		return target{}, fmt.Errorf("%q: want a port behind the destination, like %s:80", text, strings.TrimSpace(rest))
+	to, text, err := query.SplitPort(rest)
+	if err != nil {
+		return target{}, err
 	}
-	to := strings.TrimSpace(rest[:colon])
-	if strings.Contains(to, ":") && !strings.HasPrefix(to, "[") {
-		return target{}, fmt.Errorf("%q: write an IPv6 address before a port as [%s]", text, to)
+	if at := strings.LastIndexByte(to, ':'); text == "" && at > 0 && !strings.HasPrefix(to, "[") {
+		return target{}, fmt.Errorf("%q: write an IPv6 address before a port as [%s]", rest, to[:at])
 	}
-	port, err := query.ParsePort(strings.TrimSpace(rest[colon+1:]))
+	if text == "" {
+		return target{}, fmt.Errorf("%q: want a port behind the destination, like %s:80", rest, to)
+	}
+	port, err := query.ParsePort(text)
 	if err != nil {
 		return target{}, err
 	}
