@@ -62,7 +62,7 @@ func (in input) load(cmd *cobra.Command) (*loaded, error) {
 			fmt.Fprintln(stderr, "note:", n)
 		}
 	}
-	report(stderr, result.Problems)
+	tellProblems(stderr, result.Problems)
 	if n := len(result.Problems); n > 0 && !in.keepGoing {
 		return nil, fmt.Errorf("%d problem(s) in the manifests; mend them, or look at the rest with --keep-going", n)
 	}
@@ -94,7 +94,7 @@ func unlessInterrupted[T any](ctx context.Context, read func() (T, error)) (T, e
 	}
 }
 
-func report(w io.Writer, problems []manifest.Problem) {
+func tellProblems(w io.Writer, problems []manifest.Problem) {
 	for _, p := range problems {
 		fmt.Fprintln(w, p.Text())
 	}
