@@ -23,7 +23,7 @@ const Commands = `load FILE...              the cluster is what these files say,
                           (at the start: all *.yaml and *.json of the archive)
 offline                   before load: pods have the addresses that their manifests say, and no others
 [!] allow A -> B:PORT     every such connection is allowed; with ! every one is denied
-    [via service]         ... that reaches B through a Service's address
+    [via service]         ... that reaches B through a Service's address, with PORT that of B itself
     [by RULE]             ... by this policy, "ns/name" or "name", or by this rule, "ns/name ingress[0]"; "by no policy"
 explain A -> B:PORT       compare the explanation with a file of the archive
     > FILE
@@ -32,4 +32,5 @@ matrix PORT [REF...]      compare the table of who reaches whom (of all pods, or
 problems > FILE           compare what is wrong with the manifests, and notes; without this command nothing may be wrong
 
 A and B are ns/pod, ns/kind/name, ns/selector, selector, node/name or an address ([...] around IPv6 before a port).
+B may be ns/service/name: the pods behind a Service, reached through its address on PORT of the Service.
 PORT is 80, 53/udp, the name of a port of B, or icmp. Lines that begin with # are comments.`

@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/query"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 // Options are choices for Run. The zero value is good.
@@ -100,6 +101,7 @@ type runner struct {
 
 	offline  bool
 	state    *cluster.State // nil until something is loaded
+	services []service.Service
 	loadedAt line
 	problems []string // of the loaded manifests, and notes, until a command asks for them
 	bad      bool     // there are problems among them, not only notes
@@ -156,6 +158,7 @@ func (r *runner) load(files []string) error {
 		b.Decode(name, data)
 	}
 	loaded := b.Finish(manifest.Options{})
+	r.services = loaded.Services
 	r.loadedAt, r.problems, r.bad = r.line, nil, len(loaded.Problems) > 0
 	for _, p := range loaded.Problems {
 		r.problems = append(r.problems, p.Text())
@@ -304,17 +307,17 @@ func (r *runner) connections(t target) ([]cluster.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	to, err := r.resolve(t.to)
+	to, err := query.Scope{State: r.state, Services: r.services}.Targets(t.to, t.port)
 	if err != nil {
 		return nil, err
 	}
 	var all []cluster.Connection
 	for _, a := range from {
 		for _, b := range to {
-			if len(from)*len(to) > 1 && a.Endpoint != nil && a.Endpoint == b.Endpoint {
+			if len(from)*len(to) > 1 && a.Endpoint != nil && a.Endpoint == b.To.Endpoint && !b.Translated {
 				continue
 			}
-			found, err := query.Connect(a, b, t.port)
+			found, err := b.Connect(a)
 			if err != nil {
 				return nil, err
 			}

@@ -23,7 +23,7 @@ func (r *runner) expect(text string, allow bool) error {
 		return err
 	}
 	for _, c := range all {
-		c.Translated = e.service
+		c.Translated = c.Translated || e.service
 		decisions, err := r.judge(c)
 		if err != nil {
 			return err
