@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/query"
 )
 
@@ -88,7 +90,11 @@ func readQueries(cmd *cobra.Command, file string) ([]jsonQuery, error) {
 }
 
 func (q jsonQuery) answer(scope query.Scope) (any, error) {
-	decisions, err := ask(scope, question{withKind(q.From, q.FromKind), withKind(q.To, q.ToKind), q.portText()})
+	port, err := q.portText()
+	if err != nil {
+		return nil, err
+	}
+	decisions, err := ask(scope, question{withKind(q.From, q.FromKind), withKind(q.To, q.ToKind), port})
 	if err != nil {
 		return nil, err
 	}
@@ -111,15 +117,19 @@ func withKind(ref, kind string) string {
 	return ns + "/" + kind + "/" + name
 }
 
-func (q jsonQuery) portText() string {
+// portText is the port as people write it. Where it is missing or null, the protocol has to be one without ports.
+func (q jsonQuery) portText() (string, error) {
 	port := strings.Trim(string(q.Port), `"`)
-	if port == "" || port == "null" {
-		return q.Protocol
+	switch {
+	case port != "" && port != "null" && q.Protocol != "":
+		return port + "/" + q.Protocol, nil
+	case port != "" && port != "null":
+		return port, nil
 	}
-	if q.Protocol == "" {
-		return port
+	if p, err := flow.ParseProtocol(q.Protocol); err != nil || p.HasPorts() {
+		return "", errors.New("port: missing; want a number, or the name of a port that TO declares; only icmp goes without")
 	}
-	return port + "/" + q.Protocol
+	return q.Protocol, nil
 }
 
 func printQueries(w io.Writer, all []any, output string) error {

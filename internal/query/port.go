@@ -22,8 +22,14 @@ type Port struct {
 func ParsePort(text string) (Port, error) {
 	name, proto, given := strings.Cut(text, "/")
 	p := Port{Protocol: flow.TCP}
+	whole, err := flow.ParseProtocol(name)
+	isNumber := strings.Trim(name, "0123456789") == ""
+	if noPorts := err == nil && !isNumber && !whole.HasPorts(); noPorts && given {
+		return Port{}, fmt.Errorf("port %q: policies do not tell %s messages apart; write %q", text, whole, whole)
+	} else if noPorts {
+		return Port{Protocol: whole}, nil
+	}
 	if given {
-		var err error
 		if p.Protocol, err = flow.ParseProtocol(proto); err != nil {
 			return Port{}, fmt.Errorf("port %q: %w", text, err)
 		}
@@ -31,15 +37,12 @@ func ParsePort(text string) (Port, error) {
 			return Port{}, fmt.Errorf("port %q: %s has no ports; write %q", text, p.Protocol, p.Protocol)
 		}
 	}
-	if n, err := strconv.ParseUint(name, 10, 16); err == nil {
+	if n, err := strconv.ParseUint(name, 10, 16); err == nil && n > 0 {
 		p.Number = uint16(n)
 		return p, nil
 	}
-	if proto, err := flow.ParseProtocol(name); err == nil && !given && !proto.HasPorts() {
-		return Port{Protocol: proto}, nil
-	}
-	if name == "" || strings.Trim(name, "0123456789") == "" {
-		return Port{}, fmt.Errorf("port %q: want a number from 0 to 65535, a port's name or icmp, and a protocol like 53/udp", text)
+	if isNumber {
+		return Port{}, fmt.Errorf("port %q: want a number from 1 to 65535, a port's name or icmp, and a protocol like 53/udp", text)
 	}
 	if !given {
 		p.Protocol = 0

@@ -212,7 +212,7 @@ func targets(s query.Scope, ref, port string) string {
 }
 
 func TestParsePortRefuses(t *testing.T) {
-	for _, text := range []string{"", "65536", "80/icmp", "80/", "80/nope", "/tcp", "-1/udp/x"} {
+	for _, text := range []string{"0", "0/udp", "icmp/8", "8/icmp", "", "65536", "80/icmp", "80/", "80/nope", "/tcp", "-1/udp/x"} {
 		if p, err := query.ParsePort(text); err == nil {
 			t.Errorf("ParsePort(%q) = %+v", text, p)
 		}
