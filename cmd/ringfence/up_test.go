@@ -693,3 +693,38 @@ func TestHostNetwork(t *testing.T) {
 	u.await("1 pod started")
 	m.mustReach("shop/web", "shop/agent", 9100)
 }
+
+// TestNodeReachesServices connects from the node, which hostNetwork pods share, to addresses of a Service.
+func TestNodeReachesServices(t *testing.T) {
+	m := newMachine(t)
+	m.write("shop.yaml", shopManifest)
+	m.write("service.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\n"+
+		"spec: {selector: {app: db}, clusterIPs: [10.96.0.77, \"fd00:10:96::77\"], ports: [{port: 80, targetPort: 5432}]}\n")
+	for range 2 { // a node that is new, and one that is adopted
+		u := m.up()
+		u.await("in force")
+		shim, err := m.NodeShim()
+		if err != nil {
+			t.Fatal(err)
+		}
+		node, err := shim.NetNS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, to := range []string{"10.96.0.77:80", "[fd00:10:96::77]:80"} {
+			m.mustAwait(to+" answers", func() bool {
+				err := node.Do(func() error {
+					c, err := net.DialTimeout("tcp", to, 5*time.Second)
+					if err == nil {
+						defer c.Close()
+						m.mustEcho(c)
+					}
+					return err
+				})
+				return err == nil
+			})
+		}
+		node.Close()
+		u.kill()
+	}
+}

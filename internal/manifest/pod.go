@@ -94,6 +94,7 @@ func under(base, path string) string {
 
 func (o *object) containerPorts(path string, list []corev1.ContainerPort) []cluster.Port {
 	var ports []cluster.Port
+	names := map[string]bool{}
 	for i, p := range list {
 		where := at(path+".ports", i)
 		if o.missing(where + ".containerPort") {
@@ -102,6 +103,10 @@ func (o *object) containerPorts(path string, list []corev1.ContainerPort) []clus
 		}
 		if p.Name != "" {
 			o.portName(where+".name", p.Name)
+			if names[p.Name] { // which one would a policy mean?
+				o.problem(where+".name", "", "the container has another port called %q", p.Name)
+			}
+			names[p.Name] = true
 		}
 		ports = append(ports, cluster.Port{Name: p.Name, Protocol: o.protocol(where+".protocol", p.Protocol),
 			Number: o.portNumber(where+".containerPort", p.ContainerPort)})

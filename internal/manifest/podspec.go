@@ -41,6 +41,9 @@ func (b *Bundle) keepSpec(o *object, base string, meta *metav1.ObjectMeta, spec 
 		if p, ok := o.probe(path+".livenessProbe", c, c.LivenessProbe); ok {
 			s.Liveness = append(s.Liveness, p)
 		}
+		if p, ok := o.probe(path+".startupProbe", c, c.StartupProbe); ok {
+			s.Startup = append(s.Startup, p)
+		}
 	}
 	b.specs[specKey{o.kind, o.key}] = s
 }
@@ -95,7 +98,7 @@ func (o *object) env(path string, list []corev1.EnvVar) []podspec.Env {
 		case from.FieldRef != nil && slices.Contains(known, podspec.Field(from.FieldRef.FieldPath)):
 			env = append(env, podspec.Env{Name: e.Name, Field: podspec.Field(from.FieldRef.FieldPath)})
 		default:
-			o.noticeOfRunning(at(path, i), "the variable %s is not set in pods that run here: its value is not in the manifest", shorten(e.Name))
+			o.noticeOfRunning(at(path, i), "the variable %s is not set in pods that run here, as its value is not in the manifest: give it one, or set it in the annotation "+ExecAnnotation, shorten(e.Name))
 		}
 	}
 	return env

@@ -35,6 +35,7 @@ spec:
         - {name: SECRET, valueFrom: {secretKeyRef: {name: s, key: k}}}
         readinessProbe: {httpGet: {port: http, path: /ok, httpHeaders: [{name: X, value: z}]}, initialDelaySeconds: 2}
         livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 3, timeoutSeconds: 4, failureThreshold: 5}
+        startupProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 30}
       - name: side
         image: c
         securityContext: {runAsUser: 1000}
@@ -61,6 +62,7 @@ func TestWhatRunsInPods(t *testing.T) {
 			{HTTP: &podspec.HTTPGet{Port: 8080, Path: "/ok", Headers: map[string]string{"X": "z"}}, Delay: 2 * time.Second,
 				Period: 10 * time.Second, Timeout: time.Second, Success: 1, Failure: 3},
 			{Exec: []string{"test", "-e", "x"}, Period: 10 * time.Second, Timeout: time.Second, Success: 2, Failure: 3}},
+		Startup: []podspec.Probe{{TCP: 8080, Period: time.Second, Timeout: time.Second, Success: 1, Failure: 30}},
 		Liveness: []podspec.Probe{{TCP: 8080, Period: 3 * time.Second, Timeout: 4 * time.Second, Success: 1, Failure: 5}}}
 	for _, name := range []string{"web-1", "web-2"} {
 		if diff := cmp.Diff(want, r.Workloads[cluster.Key{Namespace: "shop", Name: name}]); diff != "" {
@@ -74,7 +76,7 @@ func TestWhatRunsInPods(t *testing.T) {
 	for _, n := range r.Notices {
 		notices = append(notices, n.String())
 	}
-	for _, part := range []string{"web.yaml:21: Deployment shop/web: the variable SECRET is not set", "web.yaml:28: Deployment shop/web: the probe is left out"} {
+	for _, part := range []string{"web.yaml:21: Deployment shop/web: the variable SECRET is not set", "web.yaml:29: Deployment shop/web: the probe is left out"} {
 		if !strings.Contains(strings.Join(notices, "\n"), part) {
 			t.Errorf("no notice %q in\n%s", part, strings.Join(notices, "\n"))
 		}

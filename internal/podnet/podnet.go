@@ -152,6 +152,29 @@ func (n Net) setUp(h *netlink.Handle) error {
 	return nil
 }
 
+// ownTable is the routing table of what only the node's own processes send.
+const ownTable = 96
+
+// SendOwn lets the node's own processes send to ranges that are nobody's, with the node's addresses, so that a translation
+// meets what they send. For what pods send there is no such route: it would go round.
+func (n Net) SendOwn(node *netns.NS, ranges ...netip.Prefix) error {
+	return WithHandle(node, func(h *netlink.Handle) error {
+		for _, r := range ranges {
+			family := [2]int{netlink.FAMILY_V4, netlink.FAMILY_V6}[familyOf(r.Addr())]
+			route := netlink.Route{LinkIndex: loopbackIndex, Table: ownTable, Dst: ipNet(r), Src: n.Address[familyOf(r.Addr())].AsSlice()}
+			if err := h.RouteReplace(&route); err != nil {
+				return fmt.Errorf("route to %s: %w", r, err)
+			}
+			rule := netlink.NewRule()
+			rule.Family, rule.IifName, rule.Table, rule.Priority = family, "lo", ownTable, ownTable // what it made itself
+			if err := h.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+				return fmt.Errorf("rule for %s: %w", r, err)
+			}
+		}
+		return nil
+	})
+}
+
 // Prepare makes ns the network of a pod that is not plugged in: it reaches itself.
 func Prepare(ns *netns.NS) error {
 	if err := ns.Do(func() error { return Sysctl(hostSysctls...) }); err != nil {

@@ -15,6 +15,8 @@ type Spec struct {
 	Grace      time.Duration `json:"grace,omitempty"` // between TERM and KILL; 0 is DefaultGrace
 	Readiness  []Probe       `json:"readiness,omitempty"`
 	Liveness   []Probe       `json:"liveness,omitempty"`
+	// Startup probes have to come out well once before the others begin.
+	Startup []Probe `json:"startup,omitempty"`
 }
 
 // DefaultGrace is how long a command has to end after TERM.

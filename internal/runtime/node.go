@@ -60,6 +60,7 @@ type View struct {
 	Ready func(cluster.Key) bool
 	Extra any // of Desired
 	Node  *netns.NS
+	Net   podnet.Net
 	// Tell hands data to the Servant in the node's shim.
 	Tell func(ctx context.Context, data json.RawMessage) error
 }
@@ -205,7 +206,7 @@ func (n *Node) extend(ctx context.Context) error {
 	if n.options.Extend == nil || n.state == nil {
 		return nil
 	}
-	return n.options.Extend(ctx, View{State: n.state, Ready: n.seen.ready, Extra: n.last.Extra, Node: n.ns,
+	return n.options.Extend(ctx, View{State: n.state, Ready: n.seen.ready, Extra: n.last.Extra, Node: n.ns, Net: n.net,
 		Tell: func(ctx context.Context, data json.RawMessage) error {
 			_, err := n.shim.Do(ctx, shim.Request{Op: shim.OpUpdate, Node: data})
 			return err

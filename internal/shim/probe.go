@@ -22,9 +22,43 @@ import (
 )
 
 // probe runs the pod's probes until ctx ends. It keeps the readiness in the status, and says on the channel once when
-// the command is not alive.
+// the command is not alive, or does not start.
 func (r *runner) probe(ctx context.Context) <-chan string {
 	unhealthy := make(chan string, 1)
+	go func() {
+		if why := r.awaitStartup(ctx); why != "" {
+			unhealthy <- why
+		} else if ctx.Err() == nil {
+			r.probeRunning(ctx, unhealthy)
+		}
+	}()
+	return unhealthy
+}
+
+// awaitStartup returns when all startup probes came out well or ctx has ended, or why one has failed for too long.
+func (r *runner) awaitStartup(ctx context.Context) (why string) {
+	for _, p := range r.pod.Workload.Startup {
+		r.ready(ctx, "it is starting: the startup probe has not come out well yet")
+		// a probe is made more often at first, so not failures are counted but the time that they would take
+		until := time.Now().Add(p.Delay + time.Duration(threshold(p, true)-1)*max(p.Period, leastPeriod))
+		probing, stop := context.WithCancel(ctx)
+		r.repeat(probing, p, false, func(err error) {
+			if err != nil && time.Now().Before(until) {
+				return
+			}
+			why = explain("startup", err)
+			stop()
+		})
+		stop()
+		if why != "" || ctx.Err() != nil {
+			return why
+		}
+	}
+	return ""
+}
+
+// probeRunning runs the probes of a command that has started.
+func (r *runner) probeRunning(ctx context.Context, unhealthy chan<- string) {
 	w := r.pod.Workload
 	var mu sync.Mutex
 	why := make([]string, len(w.Readiness)) // of each probe, why it is not ready
@@ -52,7 +86,6 @@ func (r *runner) probe(ctx context.Context) <-chan string {
 			}
 		})
 	}
-	return unhealthy
 }
 
 // ready sets the readiness, unless the run that it is about is over.

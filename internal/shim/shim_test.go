@@ -183,3 +183,59 @@ func TestReadiness(t *testing.T) {
 	failures.Store(0)
 	await("when it works again", true)
 }
+
+// TestStartup has a command that takes its time, which only the startup probe may know of, and one that never starts.
+func TestStartup(t *testing.T) {
+	var started atomic.Bool
+	var asked atomic.Int64 // probes of other kinds before it has started
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if started.Load() {
+			return
+		}
+		if req.URL.Path != "/startup" {
+			asked.Add(1)
+		}
+		http.Error(w, "starting", http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	get := func(path string, failures int) podspec.Probe {
+		return podspec.Probe{HTTP: &podspec.HTTPGet{Port: portOf(t, server.Listener.Addr()), Path: path},
+			Period: 100 * time.Millisecond, Timeout: 5 * time.Second, Failure: failures}
+	}
+	r := prober(t, get("/ready", 1))
+	r.pod.Workload.Liveness = []podspec.Probe{get("/alive", 1)}
+	r.pod.Workload.Startup = []podspec.Probe{get("/startup", 1000)}
+	unhealthy := r.probe(t.Context())
+	time.AfterFunc(500*time.Millisecond, func() { started.Store(true) })
+	for deadline := time.After(10 * time.Second); ; {
+		s, changed := r.keeper.status()
+		if s.Ready {
+			break
+		}
+		select {
+		case <-changed:
+		case why := <-unhealthy:
+			t.Fatal(why)
+		case <-deadline:
+			t.Fatalf("it does not become ready: %+v", s)
+		}
+	}
+	if !started.Load() || asked.Load() > 0 {
+		t.Errorf("it was probed %d times before it had started", asked.Load())
+	}
+
+	started.Store(false)
+	r = prober(t)
+	r.pod.Workload.Startup = []podspec.Probe{get("/startup", 3)}
+	select {
+	case why := <-r.probe(t.Context()):
+		if !strings.Contains(why, "startup probe failed") {
+			t.Error(why)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a command that never starts is left alone")
+	}
+	if s, _ := r.keeper.status(); s.Ready {
+		t.Error("a command that never started is ready")
+	}
+}

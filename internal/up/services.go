@@ -139,6 +139,9 @@ func (s *services) extend(_ context.Context, v runtime.View) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.kernel == nil {
+		if err := v.Net.SendOwn(v.Node, serviceRanges[:]...); err != nil {
+			return fmt.Errorf("services: %w", err)
+		}
 		s.kernel = servicenft.New(v.Node)
 	}
 	all, _ := v.Extra.([]service.Service)

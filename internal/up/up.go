@@ -90,6 +90,7 @@ type upRun struct {
 	err    error         // why manifests cannot be read
 	record runtime.Record
 	said   map[string]bool // problems that were reported
+	noted  map[string]bool // the same of notices
 }
 
 func (u *upRun) run(ctx context.Context, store *dir.Store) error {
@@ -172,7 +173,7 @@ func (u *upRun) read(s dir.Snapshot, err error, desired chan runtime.Desired) {
 	desired <- u.desired(&s)
 }
 
-// report prints problems that were not there before.
+// report prints problems and notices that were not there before.
 func (u *upRun) report(s dir.Snapshot) {
 	said := map[string]bool{}
 	u.record.Problems, u.record.Held = []string{}, s.Held
@@ -188,6 +189,15 @@ func (u *upRun) report(s dir.Snapshot) {
 		u.say("all manifests are good again")
 	}
 	u.said = said
+	noted := map[string]bool{}
+	for _, n := range s.Notices {
+		text := n.String()
+		if !u.noted[text] {
+			u.say("note: %s", text)
+		}
+		noted[text] = true
+	}
+	u.noted = noted
 }
 
 func (u *upRun) desired(s *dir.Snapshot) runtime.Desired {
@@ -238,7 +248,9 @@ func describeChange(files []string, o runtime.Outcome, took time.Duration) strin
 	var parts []string
 	if took > 0 {
 		what := strings.Join(files, ", ")
-		if len(files) > 3 {
+		if len(files) == 0 { // they could not be found for a while, and are as they were
+			what = "manifests"
+		} else if len(files) > 3 {
 			what = fmt.Sprintf("%d files", len(files))
 		}
 		parts = append(parts, fmt.Sprintf("%s: in force after %s", what, took.Round(100*time.Microsecond)))
