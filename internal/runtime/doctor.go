@@ -76,6 +76,7 @@ func Examine(i Instance) []Finding {
 		{"SCTP", sctp, "the built-in listener does not listen on SCTP ports", Without},
 		{"process descriptors", pidfd, "a process could be taken for another one that has its number later: Linux 5.10 or newer is needed", Lack},
 		{"folders", func() (string, error) { return i.Run + ", " + i.State, i.tryFolders() }, "up cannot keep what it needs to: choose others with --run and --state", Lack},
+		{"folders of pods", func() (string, error) { return "", i.tryPassing() }, "pods that run as another user than root do not get to their folders: choose another with --state", Without},
 		{"file watches", watches, "changes of manifests are seen a few seconds late: raise fs.inotify.max_user_watches", Without},
 		{"shell", tool("sh"), "pods cannot run commands", Lack},
 		{"nft", tool("nft"), "rules cannot be looked at by hand", Without},
@@ -175,6 +176,16 @@ func (i Instance) tryFolders() error {
 				return fmt.Errorf("%s: %w", dir, err)
 			}
 			dir = filepath.Dir(dir)
+		}
+	}
+	return nil
+}
+
+// tryPassing looks whether everybody gets through the folders above the pods' own.
+func (i Instance) tryPassing() error {
+	for dir := filepath.Dir(i.State); dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode()&0o001 == 0 {
+			return fmt.Errorf("%s has mode %04o", dir, info.Mode().Perm())
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ package shim
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -106,7 +107,7 @@ func (c *children) start(p Pod, out *os.File) (*child, error) {
 	cmd := command(p, "/bin/sh", "-c", p.Workload.Command)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := c.startOn(cmd); err != nil {
-		return nil, err
+		return nil, p.why(err)
 	}
 	started := &child{cmd: cmd, ended: make(chan struct{})}
 	go func() {
@@ -162,6 +163,21 @@ func lookPath(name string, env []string) (string, error) {
 		}
 	}
 	return "", &exec.Error{Name: name, Err: err}
+}
+
+// why finds what is behind a command that the pod's user may not start: often a folder above the one it starts in.
+func (p Pod) why(err error) error {
+	dir := cmp.Or(p.Workload.WorkingDir, p.WorkDir)
+	if u := p.Workload.User; !errors.Is(err, fs.ErrPermission) || u == nil || *u == 0 {
+		return err
+	}
+	for above := filepath.Dir(dir); above != "/" && above != "."; above = filepath.Dir(above) {
+		if info, statErr := os.Stat(above); statErr == nil && info.Mode()&0o001 == 0 {
+			return fmt.Errorf("user %d is not let through %s (mode %04o) to the pod's folder %s: choose another with --state",
+				*p.Workload.User, above, info.Mode().Perm(), dir)
+		}
+	}
+	return err
 }
 
 // Environ is the environment of a pod's command.

@@ -62,6 +62,9 @@ func (c *Client) Exec(p *Pod, args []string, stdio Stdio) (int, error) {
 		<-ended // a parent's death is that of the thread which made the child
 	}()
 	if err := <-started; err != nil {
+		if p != nil {
+			err = p.why(err)
+		}
 		return 0, err
 	}
 	if p != nil {

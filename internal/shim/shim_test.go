@@ -239,3 +239,28 @@ func TestStartup(t *testing.T) {
 		t.Error("a command that never started is ready")
 	}
 }
+
+func TestWhyUsersDoNotGetToTheirFolders(t *testing.T) {
+	shut := filepath.Join(t.TempDir(), "shut")
+	if err := os.Mkdir(shut, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	user, root := uint32(33), uint32(0)
+	p := Pod{WorkDir: filepath.Join(shut, "a", "b")}
+	for what, c := range map[string]struct {
+		user *uint32
+		err  error
+		says bool
+	}{
+		"a user who is not let through": {&user, fmt.Errorf("chdir: %w", os.ErrPermission), true},
+		"something else":                {&user, os.ErrNotExist, false},
+		"root":                          {&root, os.ErrPermission, false},
+		"nobody in particular":          {nil, os.ErrPermission, false},
+	} {
+		p.Workload.User = c.user
+		err := p.why(c.err)
+		if says := strings.Contains(err.Error(), "not let through "+shut+" (mode 0700)"); says != c.says || !says && !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
