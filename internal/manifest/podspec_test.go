@@ -62,7 +62,7 @@ func TestWhatRunsInPods(t *testing.T) {
 			{HTTP: &podspec.HTTPGet{Port: 8080, Path: "/ok", Headers: map[string]string{"X": "z"}}, Delay: 2 * time.Second,
 				Period: 10 * time.Second, Timeout: time.Second, Success: 1, Failure: 3},
 			{Exec: []string{"test", "-e", "x"}, Period: 10 * time.Second, Timeout: time.Second, Success: 2, Failure: 3}},
-		Startup: []podspec.Probe{{TCP: 8080, Period: time.Second, Timeout: time.Second, Success: 1, Failure: 30}},
+		Startup:  []podspec.Probe{{TCP: 8080, Period: time.Second, Timeout: time.Second, Success: 1, Failure: 30}},
 		Liveness: []podspec.Probe{{TCP: 8080, Period: 3 * time.Second, Timeout: 4 * time.Second, Success: 1, Failure: 5}}}
 	for _, name := range []string{"web-1", "web-2"} {
 		if diff := cmp.Diff(want, r.Workloads[cluster.Key{Namespace: "shop", Name: name}]); diff != "" {
