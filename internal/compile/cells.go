@@ -27,7 +27,7 @@ func (p *plan) subjects() {
 	c := p.c
 	for _, id := range c.pending.classes {
 		x := c.classes.at(id)
-		if p.isStandIn(id) && !x.wasThere {
+		if x.standIn == c.round && !x.wasThere {
 			continue
 		}
 		for d := range flow.Directions {
@@ -86,46 +86,114 @@ func (c *Compiler) sidesBefore(id uint32) [2]uint32 {
 }
 
 // unchanged plans for the subjects that keep their side: where the side's row for a peer changes, or a peer comes or
-// goes.
+// goes. Only sides that list the peer can have something to change.
 func (p *plan) unchanged() {
 	c := p.c
-	changed := make([][]uint32, len(c.sides.items))
-	for _, x := range c.pending.cells {
-		if p.peerIndex(x.class) < 0 {
-			changed[x.side] = append(changed[x.side], x.class)
+	x := &subjectPlan{plan: p}
+	for _, y := range c.pending.cells {
+		if !p.isPeer(y.class) {
+			p.eachUnchanged(x, y.side, func() { x.cell(y.class, p.before(x.from, y.class), p.after(x.to, y.class), false) })
 		}
 	}
-	for i := range c.sides.items {
-		s := &c.sides.items[i]
-		for _, id := range s.subjects {
-			d := int(s.dir) - 1
-			if c.sidesBefore(id)[d] != uint32(i) || c.classes.at(id).touched == c.round && c.classes.at(id).wasLocals == 0 {
-				continue
+	for _, q := range p.peers {
+		var from, to []cell
+		if q.from != unassigned {
+			from = p.cellsBefore(q.from)
+		}
+		if q.to != unassigned {
+			to = c.classes.at(q.to).cells
+		}
+		eachSide(from, to, func(side uint32) {
+			if c.sides.at(side).even() {
+				p.eachUnchanged(x, side, func() { x.specialPeer(q) })
 			}
-			x := &subjectPlan{plan: p, id: id, dir: d, from: uint32(i), to: uint32(i), was: s.common, is: s.common, set: true}
-			for _, peer := range changed[i] {
-				x.cell(peer, p.before(x.from, peer), p.after(x.to, peer), false)
-			}
-			x.special()
+		})
+		for _, side := range p.uneven() {
+			p.eachUnchanged(x, side, func() { x.specialPeer(q) })
 		}
 	}
 }
 
-// peerIndex returns the place of an identity in peers, -1 if it is an ordinary one.
-func (p *plan) peerIndex(id uint32) int {
-	return slices.IndexFunc(p.peers, func(x peer) bool { return x.id == id })
+// eachUnchanged calls f with x set to each subject that has a side before and after.
+func (p *plan) eachUnchanged(x *subjectPlan, side uint32, f func()) {
+	c := p.c
+	s := c.sides.at(side)
+	d := int(s.dir) - 1
+	for _, id := range s.subjects {
+		if y := c.classes.at(id); y.touched == c.round && (y.wasLocals == 0 || y.wasSides[d] != side) {
+			continue
+		}
+		*x = subjectPlan{plan: p, id: id, dir: d, from: side, to: side, was: s.common, is: s.common, set: true}
+		f()
+	}
+}
+
+// uneven returns the sides whose default is not the row of the classes that are not listed: few.
+func (p *plan) uneven() []uint32 {
+	if !p.unevenKnown {
+		p.unevenKnown, p.unevens = true, p.unevens[:0]
+		for i := range p.c.sides.items {
+			if s := &p.c.sides.items[i]; len(s.subjects) > 0 && !s.even() {
+				p.unevens = append(p.unevens, uint32(i))
+			}
+		}
+	}
+	return p.unevens
+}
+
+// isPeer reports whether an identity is one of peers.
+func (p *plan) isPeer(id uint32) bool { return p.c.classes.at(id).peer == p.c.round }
+
+// eachPeer yields the classes that a side lists or listed, and maybe others.
+func (p *plan) eachPeer(side uint32, yield func(peer uint32)) {
+	c := p.c
+	if side == 0 {
+		return
+	}
+	s := c.sides.at(side)
+	switch {
+	case !s.even():
+		for i := range c.classes.items {
+			yield(uint32(i))
+		}
+		return
+	case s.built == c.round:
+		for _, y := range s.fresh {
+			yield(y.class)
+		}
+		return
+	}
+	t := c.follow(s)
+	for _, id := range c.pending.changed {
+		t.touch(id)
+	}
+	peers := slices.Clone(t.touched)
+	t.end()
+	for _, id := range peers {
+		yield(id)
+	}
+}
+
+// eachOf yields those of two sides, each once and in order.
+func (p *plan) eachOf(a, b uint32, yield func(peer uint32)) {
+	var peers []uint32
+	p.eachPeer(a, func(peer uint32) { peers = append(peers, peer) })
+	p.eachPeer(b, func(peer uint32) { peers = append(peers, peer) })
+	slices.Sort(peers)
+	for _, peer := range slices.Compact(peers) {
+		yield(peer)
+	}
 }
 
 // gone plans for a subject of which no address is judged any more.
 func (p *plan) gone(id uint32, d int, side uint32) {
 	common := p.common(side)
-	for i := range p.c.sides.at(side).rows {
-		peer := uint32(i)
+	p.eachPeer(side, func(peer uint32) {
 		if row := p.before(side, peer); row != common && p.c.wasThere(peer) {
 			p.late = append(p.late, cellOp{flow.Directions[d], false, id, peer, 0})
 			p.use(row, -1)
 		}
-	}
+	})
 	x := &subjectPlan{plan: p, id: id, dir: d, set: true}
 	for _, s := range p.standIns { // which come before its own addresses have moved
 		if row := p.before(side, s.from); row != p.common(side) {
@@ -142,24 +210,20 @@ func (p *plan) whole(x *subjectPlan) {
 	c := p.c
 	x.was, x.is = p.common(x.from), p.common(x.to)
 	x.begin()
+	ordinary := func(peer uint32) bool { return c.alive(peer) && !p.isPeer(peer) }
 	if x.isNew {
-		for i, row := range c.sides.at(x.to).rows {
-			if peer := uint32(i); row != x.is && c.alive(peer) && p.peerIndex(peer) < 0 {
+		p.eachPeer(x.to, func(peer uint32) {
+			if row := p.after(x.to, peer); row != x.is && ordinary(peer) {
 				x.newCell(peer, row, false)
 			}
-		}
+		})
 	} else {
-		special := map[uint32]bool{}
-		for _, q := range p.peers {
-			special[q.id] = true
-		}
-		for i := range c.classes.items {
-			peer := uint32(i)
+		p.eachOf(x.from, x.to, func(peer uint32) {
 			from, to := p.before(x.from, peer), p.after(x.to, peer)
-			if (from != x.was || to != x.is || x.was != x.is) && c.alive(peer) && !special[peer] {
+			if (from != x.was || to != x.is) && ordinary(peer) {
 				x.cell(peer, from, to, false)
 			}
-		}
+		})
 	}
 	x.special()
 	x.end()
@@ -168,14 +232,18 @@ func (p *plan) whole(x *subjectPlan) {
 // special plans for the peers that are not ordinary.
 func (x *subjectPlan) special() {
 	for _, q := range x.peers {
-		switch {
-		case q.to == unassigned:
-			x.peerGone(q.id)
-		case q.from == unassigned:
-			x.peerNew(q.id)
-		default:
-			x.cellOf(q)
-		}
+		x.specialPeer(q)
+	}
+}
+
+func (x *subjectPlan) specialPeer(q peer) {
+	switch {
+	case q.to == unassigned:
+		x.peerGone(q.id)
+	case q.from == unassigned:
+		x.peerNew(q.id)
+	default:
+		x.cellOf(q)
 	}
 }
 

@@ -16,8 +16,12 @@ type class struct {
 	refs      int      // atoms and regions
 	locals    int32    // hosts that are judged
 	sides     [2]uint32
+	cells     []cell   // its rows in the sides that do not give it their usual one, in the order of the sides
+	was       []cell   // what cells was at the last flush, if it got its signature in this round
 	resigned  uint32   // the round in which it got its signature
 	subject   uint32   // the round in which its sides were to be looked up again
+	standIn   uint32   // the round in which it was a stand-in, for a plan
+	peer      uint32   // the round in which it was one of plan.peers
 	kept      bool     // it had another signature before, which differs in delta only
 	delta     []uint32 // selectors
 
@@ -131,6 +135,17 @@ func (c *Compiler) updateClasses() {
 	for _, w := range work {
 		c.assign(w, groups[w.group].class)
 	}
+}
+
+// living is how many classes there are, those that go in this round not among them.
+func (c *Compiler) living() int {
+	n := len(c.classIndex)
+	for _, id := range c.pending.classes {
+		if x := c.classes.at(id); id != nobody && x.refs == 0 && x.signature != "" {
+			n--
+		}
+	}
+	return n
 }
 
 // resignings collects what was touched; label sets and atoms without hosts go.
@@ -321,11 +336,7 @@ func (c *Compiler) sweepClasses() {
 		if x := c.classes.at(id); x.refs == 0 && id != nobody && x.signature != "" {
 			c.unlist(id)
 			x.signature = ""
-			for i := range c.sides.items {
-				if s := &c.sides.items[i]; len(s.subjects) > 0 && s.built != c.round && s.rows[id] != s.common {
-					s.others--
-				}
-			}
+			c.countCells(x.cells, -1)
 			c.classes.drop(id)
 		}
 	}

@@ -116,6 +116,7 @@ type pending struct {
 	subjects []uint32                     // classes whose sides have to be looked up again
 	changed  []uint32                     // classes with a new signature
 	cells    []cellChange
+	built    []uint32 // sides
 	selected []uint32 // selectors of subjects that select other pods of ours
 	regions  []touchedRegion
 }

@@ -19,7 +19,8 @@ type scratch struct {
 	hits       []uint64
 	own        []hit
 	merged     []hit
-	counts     []int32
+	cells      []cell
+	trails     trails
 	plan       plan
 }
 
@@ -90,8 +91,14 @@ func (c *Compiler) sweep() {
 	c.sweepSides()
 	c.sweepSpaces()
 	p := &c.pending
+	for _, id := range p.changed {
+		c.classes.at(id).was = nil
+	}
+	for _, id := range p.built {
+		c.sides.at(id).fresh = nil
+	}
 	p.hosts, p.sets, p.classes, p.subjects = p.hosts[:0], p.sets[:0], p.classes[:0], p.subjects[:0]
-	p.changed, p.cells, p.regions = p.changed[:0], p.cells[:0], p.regions[:0]
+	p.changed, p.cells, p.regions, p.built = p.changed[:0], p.cells[:0], p.regions[:0], p.built[:0]
 	p.spaces, p.edges, p.names = false, false, false
 	c.pods.settle()
 	c.nodePool.settle()
@@ -196,6 +203,11 @@ func (c *Compiler) Ruleset() *ruleset.Ruleset {
 			c.addSide(r, &c.sides.items[i], subject)
 		}
 	}
+	for i := range c.classes.items {
+		if c.alive(uint32(i)) {
+			c.addPeer(r, uint32(i))
+		}
+	}
 	for i := range c.rows.items {
 		if x := &c.rows.items[i]; x.id != 0 {
 			r.Rows[x.id] = x.value
@@ -208,9 +220,27 @@ func (c *Compiler) Ruleset() *ruleset.Ruleset {
 func (c *Compiler) addSide(r *ruleset.Ruleset, s *side, subject uint32) {
 	key := ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}
 	r.Defaults[key] = c.rows.at(s.common).id
-	for peer, row := range s.rows {
-		if row != s.common && c.alive(uint32(peer)) {
-			r.Pairs[ruleset.Pair{Subject: key, Peer: ruleset.Identity(peer)}] = c.rows.at(row).id
+	if s.even() {
+		return
+	}
+	for peer := range c.classes.items { // those that are listed have another row set later
+		if c.alive(uint32(peer)) {
+			r.Pairs[ruleset.Pair{Subject: key, Peer: ruleset.Identity(peer)}] = c.rows.at(s.usual).id
+		}
+	}
+}
+
+// addPeer adds the pairs of all subjects with an identity.
+func (c *Compiler) addPeer(r *ruleset.Ruleset, id uint32) {
+	for _, y := range c.classes.at(id).cells {
+		s := c.sides.at(y.side)
+		for _, subject := range s.subjects {
+			key := ruleset.Pair{Subject: ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}, Peer: ruleset.Identity(id)}
+			if y.row == s.common {
+				delete(r.Pairs, key)
+			} else {
+				r.Pairs[key] = c.rows.at(y.row).id
+			}
 		}
 	}
 }
@@ -262,19 +292,11 @@ func (c *Compiler) judgeSide(d int, subject, peer uint32, t flow.Tuple) ruleset.
 	if id == 0 {
 		return ruleset.Judgement{Verdict: flow.Allow}
 	}
-	row := c.rows.at(c.sides.at(id).row(peer))
+	row := c.rows.at(c.rowIn(c.classes.at(peer).cells, id))
 	cell := row.value.Lookup(t.Protocol, t.Port)
 	j := ruleset.Judgement{Verdict: cell.Verdict, Row: row.id, Rule: cell.Rule}
 	if cell.Verdict != flow.Allow {
 		j.Direction = flow.Directions[d]
 	}
 	return j
-}
-
-// row returns the row for a class; those that came after the last signature are matched by nothing.
-func (s *side) row(class uint32) uint32 {
-	if int(class) < len(s.rows) {
-		return s.rows[class]
-	}
-	return s.usual
 }

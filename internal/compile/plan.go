@@ -22,25 +22,26 @@ import (
 // stand-in what it says of the new identity, and the addresses move there. A new identity is its own stand-in for some of those
 // that move to it. Most changes are simple (one pod comes, or pods elsewhere do), and need none of this.
 type plan struct {
-	c         *Compiler
-	members   []member
-	standIns  []standIn
-	staged    bool // addresses move by stand-ins
-	meets     bool // rows that allow both less and more take a step in between
-	first     bool // nothing was judged before
-	peers     []peer
-	was       map[uint64]uint32 // rows at the last flush, by side and class, that have changed
-	tightens  bool
-	early     []cellOp // before any address moves
-	less      []cellOp
-	lessAll   []cellOp // defaults, after the pairs
-	more      []cellOp
-	moreAll   []cellOp
-	late      []cellOp // what nothing points to any more
-	lateAll   []cellOp
-	marked    []uint32 // rows
-	temporary []uint32 // rows that nothing holds but the plan
-	ops       []ruleset.Op
+	c           *Compiler
+	members     []member
+	standIns    []standIn
+	unevenKnown bool
+	staged      bool // addresses move by stand-ins
+	meets       bool // rows that allow both less and more take a step in between
+	first       bool // nothing was judged before
+	peers       []peer
+	unevens     []uint32 // sides, once they are known
+	tightens    bool
+	early       []cellOp // before any address moves
+	less        []cellOp
+	lessAll     []cellOp // defaults, after the pairs
+	more        []cellOp
+	moreAll     []cellOp
+	late        []cellOp // what nothing points to any more
+	lateAll     []cellOp
+	marked      []uint32 // rows
+	temporary   []uint32 // rows that nothing holds but the plan
+	ops         []ruleset.Op
 }
 
 // member is an address or prefix that changes: its identity, whether it is in the ruleset, whether it is judged.
@@ -81,8 +82,10 @@ func (c *Compiler) makePlan() ruleset.Delta {
 	p.reset(c)
 	p.collect()
 	visible, directions := p.visible()
+	// What moves lose is remembered only while rows stay as they are.
 	if visible || len(c.pending.changed) > 0 || len(c.pending.subjects) > 0 {
 		clear(c.moves)
+		defer clear(c.moves)
 	}
 	p.first = c.locals == 0
 	moving, simple := p.moving()
@@ -96,17 +99,9 @@ func (c *Compiler) makePlan() ruleset.Delta {
 }
 
 func (p *plan) reset(c *Compiler) {
-	*p = plan{c: c, members: p.members[:0], standIns: p.standIns[:0], peers: p.peers[:0], was: p.was, early: p.early[:0],
+	*p = plan{c: c, members: p.members[:0], standIns: p.standIns[:0], peers: p.peers[:0], unevens: p.unevens, early: p.early[:0],
 		less: p.less[:0], lessAll: p.lessAll[:0], more: p.more[:0], moreAll: p.moreAll[:0], late: p.late[:0],
 		lateAll: p.lateAll[:0], marked: p.marked[:0], temporary: p.temporary[:0]}
-	if len(c.pending.cells) > 0 {
-		p.was = map[uint64]uint32{}
-		for _, x := range c.pending.cells {
-			p.was[uint64(x.side)<<32|uint64(x.class)] = x.was
-		}
-	} else {
-		p.was = nil
-	}
 }
 
 func (p *plan) collect() {
@@ -145,9 +140,8 @@ func (p *plan) collect() {
 func (p *plan) visible() (any bool, directions int) {
 	c := p.c
 	for _, x := range c.pending.cells {
-		s := c.sides.at(x.side)
-		if s.rows[x.class] != x.was {
-			directions |= int(s.dir)
+		if p.after(x.side, x.class) != x.was {
+			directions |= int(c.sides.at(x.side).dir)
 		}
 	}
 	for _, id := range c.pending.classes {
@@ -166,13 +160,13 @@ func (p *plan) differ(from, to uint32) bool {
 	if from == to {
 		return false
 	}
-	for id := range p.c.classes.items {
-		peer := uint32(id)
-		if p.c.alive(peer) && p.c.wasThere(peer) && p.before(from, peer) != p.after(to, peer) {
-			return true
-		}
+	differ := p.before(from, nobody) != p.after(to, nobody)
+	if !differ {
+		p.eachOf(from, to, func(peer uint32) {
+			differ = differ || p.c.alive(peer) && p.c.wasThere(peer) && p.before(from, peer) != p.after(to, peer)
+		})
 	}
-	return false
+	return differ
 }
 
 // moving reports whether addresses change their identity or whether they are judged, and whether they may do so one
@@ -254,6 +248,7 @@ func (p *plan) nameStandIns() {
 			s.id = p.c.classes.take()
 			p.c.classes.drop(s.id)
 		}
+		p.c.classes.at(s.id).standIn = p.c.round
 	}
 }
 
@@ -271,36 +266,37 @@ func (p *plan) findPeers() {
 		switch {
 		case x.wasThere && x.refs == 0:
 			p.peers = append(p.peers, peer{id, id, unassigned, false})
-		case !x.wasThere && x.refs > 0 && !p.isStandIn(id):
+		case !x.wasThere && x.refs > 0 && x.standIn != c.round:
 			p.peers = append(p.peers, peer{id, unassigned, id, false})
 		}
 	}
-}
-
-func (p *plan) isStandIn(id uint32) bool {
-	for _, s := range p.standIns {
-		if s.id == id {
-			return true
-		}
+	for _, q := range p.peers {
+		c.classes.at(q.id).peer = c.round
 	}
-	return false
 }
 
 // before is the row of a side for a class at the last flush.
 func (p *plan) before(side, class uint32) uint32 {
-	if p.was != nil {
-		if row, ok := p.was[uint64(side)<<32|uint64(class)]; ok {
-			return row
-		}
+	if side == 0 {
+		return p.c.open
 	}
-	return p.after(side, class)
+	return p.c.rowIn(p.cellsBefore(class), side)
 }
 
 func (p *plan) after(side, class uint32) uint32 {
 	if side == 0 {
 		return p.c.open
 	}
-	return p.c.sides.at(side).row(class)
+	return p.c.rowIn(p.c.classes.at(class).cells, side)
+}
+
+// cellsBefore are the cells of a class at the last flush; sides that were not there then may be among them.
+func (p *plan) cellsBefore(class uint32) []cell {
+	x := p.c.classes.at(class)
+	if x.resigned == p.c.round {
+		return x.was
+	}
+	return x.cells
 }
 
 func (p *plan) common(side uint32) uint32 {

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -9,7 +10,8 @@ import (
 )
 
 // A side is one direction of some pods of ours: all rules of the policies that select them, in the order in which
-// they are asked, and the row that they give each class. Pods for which the same policies speak share it.
+// they are asked, and the row that they give each class. Pods for which the same policies speak share it. A side has
+// one row for most classes; the others are kept by class, as few sides tell a class from nobody.
 type side struct {
 	key       string
 	dir       flow.Direction
@@ -18,16 +20,76 @@ type side struct {
 	denial    uint32 // the rule that is the first such policy's denial
 	names     uint32 // ingress: what the subject calls its ports, if some rule asks
 	named     bool   // some rule has ports by name
+	byLabels  bool   // some rule may match an unknown pod
 	built     uint32 // round
 	subjects  []uint32
-	rows      []uint32 // by class
-	everyone  []hit    // rules that match every peer
-	usual     uint32   // the row of those that no other rule matches
-	common    uint32   // the row that most have, which is the default
-	others    int      // how many do not have it
-	atFirst   int      // others, when common was chosen
+	everyone  []hit     // rules that match every peer
+	usual     uint32    // the row of those that no other rule matches
+	common    uint32    // the row that most have, which is the default
+	listed    int       // classes that have another row than the usual one
+	commons   int       // of those, classes that have the common one
+	atFirst   int       // classes that did not have the common row, when that was chosen
+	fresh     []peerRow // those that are listed, in the round in which it is built
 	memo      map[string]uint32
 	listeners bool // egress by port names: the row depends on what the peer calls its ports
+}
+
+// even reports whether the default is the row of the classes that are not listed.
+func (s *side) even() bool { return s.common == s.usual }
+
+// others is how many of the living classes do not have the default.
+func (s *side) others(living int) int {
+	if s.even() {
+		return s.listed
+	}
+	return living - s.commons
+}
+
+// A cell is a side's row for the class that keeps it.
+type cell struct{ side, row uint32 }
+
+// A peerRow is a class's row for the side that keeps it.
+type peerRow struct{ class, row uint32 }
+
+// rowIn finds the row of a side in the cells of a class.
+func (c *Compiler) rowIn(cells []cell, side uint32) uint32 {
+	i, ok := searchCells(cells, side)
+	if ok {
+		return cells[i].row
+	}
+	return c.sides.at(side).usual
+}
+
+func searchCells(cells []cell, side uint32) (int, bool) {
+	low, high := 0, len(cells)
+	for low < high {
+		if mid := int(uint(low+high) >> 1); cells[mid].side < side {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, low < len(cells) && cells[low].side == side
+}
+
+// addCell inserts a cell for a side that the class has none of. Lists grow by little: there are many.
+func (x *class) addCell(y cell) {
+	i, _ := searchCells(x.cells, y.side)
+	if len(x.cells) == cap(x.cells) {
+		x.cells = append(make([]cell, 0, len(x.cells)+1+len(x.cells)/8+4), x.cells...)
+	}
+	x.cells = slices.Insert(x.cells, i, y)
+}
+
+// countCells counts what a class has in its sides in or out.
+func (c *Compiler) countCells(cells []cell, by int) {
+	for _, y := range cells {
+		s := c.sides.at(y.side)
+		s.listed += by
+		if y.row == s.common {
+			s.commons += by
+		}
+	}
 }
 
 // A hit is a rule that matches a peer: its index in side.rules, doubled, and one more if it is not certain, which is
@@ -144,65 +206,173 @@ func (c *Compiler) newSide(key string, policies []uint32, d int, names uint32) u
 			s.everyone = append(s.everyone, certainHit(i))
 			continue
 		}
+		s.byLabels = s.byLabels || r.byLabels
 		for _, peer := range r.peers {
 			sel := c.selectors.at(peer)
 			sel.uses = append(sel.uses, use{id, uint32(i)})
 		}
 	}
-	c.fillSide(s)
+	c.fillSide(id, s)
 	return id
 }
 
-// fillSide finds the row of every class.
-func (c *Compiler) fillSide(s *side) {
-	s.usual = c.row(s, nil, &class{})
-	s.rows = make([]uint32, len(c.classes.items), len(c.classes.items)*17/16+16)
-	for i := range s.rows {
-		s.rows[i] = s.usual
+// A trail is a list of hits that some classes have in common: those of the trail before it, and one more.
+type trail struct {
+	before uint32
+	hit    hit
+	count  int32
+	row    uint32 // unassigned until it is asked for
+	next   uint32 // the trail that goes on with nextHit
+	next1  hit    // nextHit plus one; 0 if there is none
+}
+
+// trails finds out which classes have the same hits. Rules are followed in order, each through the classes that it
+// matches, so that no list has to be sorted and few have to be compared.
+type trails struct {
+	all     []trail  // 0 is not used, 1 is that without hits
+	at      []uint32 // by class; 0 if it is not touched
+	touched []uint32 // classes
+}
+
+func (t *trails) begin(classes int) {
+	t.all = append(t.all[:0], trail{}, trail{row: unassigned})
+	t.touched = t.touched[:0]
+	if len(t.at) < classes {
+		t.at = make([]uint32, classes+classes/16)
 	}
-	hits := c.scratch.hits[:0]
+}
+
+// touch notes a class; reports whether it was new.
+func (t *trails) touch(class uint32) bool {
+	if t.at[class] != 0 {
+		return false
+	}
+	t.at[class] = 1
+	t.touched = append(t.touched, class)
+	return true
+}
+
+// add adds a hit to those of a class. Of several of one rule the first counts.
+func (t *trails) add(class uint32, h hit) {
+	t.touch(class)
+	n := t.at[class]
+	from := &t.all[n]
+	if n != 1 && from.hit.rule() == h.rule() {
+		return
+	}
+	if from.next1 != h+1 {
+		from.next, from.next1 = uint32(len(t.all)), h+1
+		t.at[class] = from.next
+		t.all = append(t.all, trail{before: n, hit: h, row: unassigned})
+		return
+	}
+	t.at[class] = from.next
+}
+
+// hits appends those of a trail, in order.
+func (t *trails) hits(n uint32, out []hit) []hit {
+	for ; n > 1; n = t.all[n].before {
+		out = append(out, t.all[n].hit)
+	}
+	slices.Reverse(out)
+	return out
+}
+
+func (t *trails) end() {
+	for _, class := range t.touched {
+		t.at[class] = 0
+	}
+}
+
+// follow leads every class through the rules of a side that may match it.
+func (c *Compiler) follow(s *side) *trails {
+	t := &c.scratch.trails
+	t.begin(len(c.classes.items))
 	for i, r := range s.rules {
 		if r.anyone {
 			continue
 		}
 		for _, peer := range r.peers {
 			for _, id := range c.selectors.at(peer).classes {
-				hits = append(hits, uint64(id)<<32|uint64(certainHit(i)))
+				t.add(id, certainHit(i))
 			}
 		}
 		if r.byLabels {
 			for _, id := range c.unknowns {
-				hits = append(hits, uint64(id)<<32|uint64(certainHit(i)+1))
+				t.add(id, certainHit(i)+1)
 			}
 		}
 	}
 	if s.listeners {
-		hits = c.addListeners(hits)
+		c.eachListener(func(id uint32) { t.touch(id) })
 	}
-	slices.Sort(hits)
-	c.scratch.hits = hits
-	c.eachGroup(hits, func(id uint32, own []hit) { s.rows[id] = c.row(s, own, c.classes.at(id)) })
-	s.common = c.commonest(s)
-	for i, r := range s.rows {
-		if r != s.common && c.alive(uint32(i)) {
-			s.others++
+	return t
+}
+
+// eachListener yields the classes whose ports have names, or may have.
+func (c *Compiler) eachListener(yield func(uint32)) {
+	for i := range c.classes.items {
+		if x := &c.classes.items[i]; x.names != 0 || x.unknown {
+			yield(uint32(i))
 		}
 	}
-	s.atFirst = s.others
+}
+
+// fillSide finds the row of every class, and the row that most have, of equals the usual one, then the first.
+func (c *Compiler) fillSide(id uint32, s *side) {
+	s.usual = c.row(s, nil, &class{})
+	t := c.follow(s)
+	for _, class := range t.touched {
+		x := c.classes.at(class)
+		if !c.alive(class) {
+			continue
+		}
+		if row := c.rowOfTrail(s, t, t.at[class], x); row != s.usual {
+			x.addCell(cell{id, row})
+			s.fresh = append(s.fresh, peerRow{class, row})
+		}
+	}
+	t.end()
+	s.listed = len(s.fresh)
+	c.pending.built = append(c.pending.built, id)
+	s.chooseCommon(c.living() - s.listed)
+}
+
+// rowOfTrail returns the row of a class with the hits of a trail.
+func (c *Compiler) rowOfTrail(s *side, t *trails, n uint32, x *class) uint32 {
+	special := s.listeners && (x.names != 0 || x.unknown)
+	if row := t.all[n].row; row != unassigned && !special {
+		return row
+	}
+	own := t.hits(n, c.scratch.own[:0])
+	c.scratch.own = own
+	row := c.row(s, own, x)
+	if !special {
+		t.all[n].row = row
+	}
+	return row
+}
+
+// chooseCommon makes the row that most classes have the default: of equals the usual one, then the first.
+func (s *side) chooseCommon(unlisted int) {
+	counts := map[uint32]int{s.usual: unlisted}
+	s.common = s.usual
+	for _, y := range s.fresh {
+		counts[y.row]++
+	}
+	for _, y := range s.fresh {
+		if counts[y.row] > counts[s.common] {
+			s.common = y.row
+		}
+	}
+	if !s.even() {
+		s.commons = counts[s.common]
+	}
+	s.atFirst = s.others(unlisted + s.listed)
 }
 
 // noHit stands for a class that has to be looked at although no rule may match it.
 const noHit = 1<<32 - 1
-
-// addListeners adds the classes whose ports have names, or may have.
-func (c *Compiler) addListeners(hits []uint64) []uint64 {
-	for i := range c.classes.items {
-		if x := &c.classes.items[i]; x.names != 0 || x.unknown {
-			hits = append(hits, uint64(i)<<32|noHit)
-		}
-	}
-	return hits
-}
 
 // eachGroup splits sorted hits by what is in their upper half; of several of one rule the first counts.
 func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []hit)) {
@@ -222,30 +392,6 @@ func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []hit)) {
 
 func (c *Compiler) alive(id uint32) bool { return id == nobody || c.classes.at(id).refs > 0 }
 
-// commonest returns the row that most classes have; of equals the usual one, then the first.
-func (c *Compiler) commonest(s *side) uint32 {
-	for len(c.scratch.counts) < len(c.rows.items) {
-		c.scratch.counts = append(c.scratch.counts, 0)
-	}
-	counts := c.scratch.counts
-	for i, r := range s.rows {
-		if c.alive(uint32(i)) {
-			counts[r]++
-		}
-	}
-	best := s.usual
-	for _, r := range s.rows {
-		if counts[r] > counts[best] {
-			best = r
-		}
-	}
-	for _, r := range s.rows {
-		counts[r] = 0
-	}
-	counts[best] = 0
-	return best
-}
-
 // A cellChange is what a side's row for a class was at the last flush.
 type cellChange struct{ side, class, was uint32 }
 
@@ -253,15 +399,6 @@ type cellChange struct{ side, class, was uint32 }
 func (c *Compiler) updateRows() {
 	if len(c.pending.changed) == 0 {
 		return
-	}
-	for i := range c.sides.items {
-		s := &c.sides.items[i]
-		if n := len(c.classes.items); len(s.subjects) > 0 && n > cap(s.rows) {
-			s.rows = append(make([]uint32, 0, n*17/16+16), s.rows...) // less room than append leaves: there are many
-		}
-		for len(s.subjects) > 0 && len(s.rows) < len(c.classes.items) {
-			s.rows = append(s.rows, s.usual)
-		}
 	}
 	for _, id := range c.pending.changed {
 		c.updateRowsOf(id)
@@ -271,9 +408,67 @@ func (c *Compiler) updateRows() {
 
 func (c *Compiler) updateRowsOf(id uint32) {
 	x := c.classes.at(id)
+	now := c.scratch.cells[:0]
 	if x.kept {
-		c.updateSome(id, x)
+		now = c.someCells(x, now)
+	} else {
+		now = c.allCells(x, now)
+	}
+	slices.SortFunc(now, func(a, b cell) int { return cmp.Compare(a.side, b.side) })
+	c.scratch.cells = now
+	x.was = x.cells
+	if slices.Equal(now, x.was) {
+		x.cells = slices.Clip(x.cells) // what is added from now on must not show in was
 		return
+	}
+	x.cells = slices.Clone(now)
+	c.countCells(x.was, -1)
+	c.countCells(x.cells, 1)
+	if c.wasThere(id) {
+		c.noteChanges(id, x)
+	}
+}
+
+// ready reports whether a side has its rows from before this round, and is still needed.
+func (c *Compiler) ready(side uint32) bool {
+	s := c.sides.at(side)
+	return len(s.subjects) > 0 && s.built != c.round
+}
+
+// noteChanges notes the cells in which a class differs from what it was.
+func (c *Compiler) noteChanges(id uint32, x *class) {
+	eachSide(x.was, x.cells, func(side uint32) {
+		if was := c.rowIn(x.was, side); c.ready(side) && was != c.rowIn(x.cells, side) {
+			c.pending.cells = append(c.pending.cells, cellChange{side, id, was})
+		}
+	})
+}
+
+// eachSide yields the sides of either list, each once and in order.
+func eachSide(a, b []cell, yield func(side uint32)) {
+	for len(a) > 0 || len(b) > 0 {
+		var side uint32
+		if len(b) == 0 || len(a) > 0 && a[0].side <= b[0].side {
+			side = a[0].side
+		} else {
+			side = b[0].side
+		}
+		yield(side)
+		if len(a) > 0 && a[0].side == side {
+			a = a[1:]
+		}
+		if len(b) > 0 && b[0].side == side {
+			b = b[1:]
+		}
+	}
+}
+
+// allCells appends the cells of a class.
+func (c *Compiler) allCells(x *class, now []cell) []cell {
+	for _, y := range x.cells { // of sides that are being built
+		if c.sides.at(y.side).built == c.round {
+			now = append(now, y)
+		}
 	}
 	hits := c.scratch.hits[:0]
 	for _, sel := range x.sels {
@@ -288,30 +483,28 @@ func (c *Compiler) updateRowsOf(id uint32) {
 	}
 	slices.Sort(hits)
 	c.scratch.hits = hits
-	done := 1 // sides before this one have the row
-	fresh := !c.wasThere(id)
-	rest := func(end int) {
-		for ; done < end; done++ {
-			c.setRow(uint32(done), id, c.sides.items[done].usual, fresh)
+	c.eachGroup(hits, func(side uint32, own []hit) {
+		if c.ready(side) {
+			now = c.appendCell(now, side, c.row(c.sides.at(side), own, x))
 		}
-	}
-	c.eachGroup(hits, func(s uint32, own []hit) {
-		rest(int(s))
-		if y := c.sides.at(s); len(y.subjects) > 0 && y.built != c.round {
-			c.setRow(s, id, c.row(y, own, x), fresh)
-		}
-		done = int(s) + 1
 	})
-	rest(len(c.sides.items))
+	return now
 }
 
-// updateSome updates the rows of a class that had them before, in the sides that ask for a selector that makes a
-// difference. Mostly these are new, and have its row.
-func (c *Compiler) updateSome(id uint32, x *class) {
+func (c *Compiler) appendCell(now []cell, side, row uint32) []cell {
+	if row == c.sides.at(side).usual {
+		return now
+	}
+	return append(now, cell{side, row})
+}
+
+// someCells appends the cells of a class that had some before. Only the sides that ask for a selector that makes a
+// difference are looked at; mostly these are new, and have their rows.
+func (c *Compiler) someCells(x *class, now []cell) []cell {
 	sides := c.scratch.some[:0]
 	for _, sel := range x.delta {
 		for _, u := range c.selectors.at(sel).uses {
-			if s := c.sides.at(u.side); len(s.subjects) > 0 && s.built != c.round {
+			if c.ready(u.side) {
 				sides = append(sides, u.side)
 			}
 		}
@@ -319,26 +512,28 @@ func (c *Compiler) updateSome(id uint32, x *class) {
 	slices.Sort(sides)
 	sides = slices.Compact(sides)
 	c.scratch.some = sides
+	for _, y := range x.cells {
+		if _, again := slices.BinarySearch(sides, y.side); !again && len(c.sides.at(y.side).subjects) > 0 {
+			now = append(now, y)
+		}
+	}
 	for _, side := range sides {
 		s := c.sides.at(side)
 		hits := c.scratch.hits[:0]
 		for i, r := range s.rules {
 			matches := func(peer uint32) bool { _, ok := slices.BinarySearch(x.sels, peer); return ok }
 			if !r.anyone && slices.ContainsFunc(r.peers, matches) {
-				hits = append(hits, uint64(certainHit(i)))
+				hits = append(hits, uint64(side)<<32|uint64(certainHit(i)))
 			}
 		}
 		if x.unknown || x.names != 0 {
-			for _, h := range c.addSpecial(nil, side, x) {
-				hits = append(hits, h&(1<<32-1))
-			}
+			hits = c.addSpecial(hits, side, x)
 		}
 		slices.Sort(hits)
 		c.scratch.hits = hits
-		row := s.usual
-		c.eachGroup(hits, func(_ uint32, own []hit) { row = c.row(s, own, x) })
-		c.setRow(side, id, row, false)
+		c.eachGroup(hits, func(_ uint32, own []hit) { now = c.appendCell(now, side, c.row(s, own, x)) })
 	}
+	return now
 }
 
 // addSpecial adds the hits of a side on a class that is unknown or has names for ports.
@@ -355,27 +550,6 @@ func (c *Compiler) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
 	return hits
 }
 
-func (c *Compiler) setRow(id, class, row uint32, fresh bool) {
-	s := c.sides.at(id)
-	if len(s.subjects) == 0 || s.built == c.round {
-		return
-	}
-	was := s.rows[class]
-	if was == row && !fresh {
-		return
-	}
-	if !fresh {
-		c.pending.cells = append(c.pending.cells, cellChange{id, class, was})
-		if was != s.common {
-			s.others--
-		}
-	}
-	s.rows[class] = row
-	if row != s.common {
-		s.others++
-	}
-}
-
 // wasThere reports whether a class was there at the last flush.
 func (c *Compiler) wasThere(id uint32) bool {
 	x := c.classes.at(id)
@@ -385,10 +559,10 @@ func (c *Compiler) wasThere(id uint32) bool {
 // chooseAgain makes sides anew whose default has become a bad one. There is some room until then, so that a side
 // does not go back and forth.
 func (c *Compiler) chooseAgain() {
-	again := false
+	again, living := false, c.living()
 	for i := range c.sides.items {
 		s := &c.sides.items[i]
-		if len(s.subjects) == 0 || s.built == c.round || s.others <= 2*s.atFirst+64 && len(s.memo) <= 4*len(s.rows)+64 {
+		if !c.ready(uint32(i)) || s.others(living) <= 2*s.atFirst+64 && len(s.memo) <= 4*living+64 {
 			continue
 		}
 		again = true
@@ -413,6 +587,7 @@ func (c *Compiler) sweepSides() {
 		if c.sideIndex[s.key] == id {
 			delete(c.sideIndex, s.key)
 		}
+		c.dropCells(id, s)
 		for _, r := range s.rules {
 			for _, peer := range r.peers {
 				sel := c.selectors.at(peer)
@@ -426,4 +601,17 @@ func (c *Compiler) sweepSides() {
 		c.sides.drop(id)
 	}
 	c.scratch.left = c.scratch.left[:0]
+}
+
+// dropCells takes a side out of the classes that list it. A class that no rule of its matches any more has got another
+// signature, and with it cells without this side.
+func (c *Compiler) dropCells(id uint32, s *side) {
+	t := c.follow(s)
+	for _, class := range t.touched {
+		x := c.classes.at(class)
+		if i, ok := searchCells(x.cells, id); ok {
+			x.cells = slices.Delete(x.cells, i, i+1)
+		}
+	}
+	t.end()
 }

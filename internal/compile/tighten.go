@@ -17,7 +17,7 @@ func (p *plan) findTightening() {
 
 func (p *plan) rowsTighten() bool {
 	for _, x := range p.c.pending.cells {
-		if p.c.loses(x.was, p.c.sides.at(x.side).rows[x.class]) {
+		if p.c.loses(x.was, p.after(x.side, x.class)) {
 			return true
 		}
 	}
@@ -43,13 +43,13 @@ func (p *plan) sideLoses(from, to uint32) bool {
 	if to == 0 || from == to {
 		return false
 	}
-	for id := range p.c.classes.items {
-		peer := uint32(id)
-		if p.c.alive(peer) && p.c.wasThere(peer) && p.c.loses(p.before(from, peer), p.after(to, peer)) {
-			return true
-		}
+	lost := p.c.loses(p.before(from, nobody), p.after(to, nobody))
+	if !lost {
+		p.eachOf(from, to, func(peer uint32) {
+			lost = lost || p.c.alive(peer) && p.c.wasThere(peer) && p.c.loses(p.before(from, peer), p.after(to, peer))
+		})
 	}
-	return false
+	return lost
 }
 
 // membersTighten looks at the addresses that get another identity or begin to be judged.
@@ -96,10 +96,12 @@ func (p *plan) peerLoses(from, to uint32) bool {
 
 func (p *plan) losesAnywhere(from, to uint32) bool {
 	c := p.c
-	for i := range c.sides.items {
-		if len(c.sides.items[i].subjects) > 0 && c.loses(p.before(uint32(i), from), p.after(uint32(i), to)) {
-			return true
-		}
+	lost := false
+	eachSide(p.cellsBefore(from), c.classes.at(to).cells, func(side uint32) {
+		lost = lost || c.ready(side) && c.loses(p.before(side, from), p.after(side, to))
+	})
+	if lost {
+		return true
 	}
 	for _, id := range c.pending.classes {
 		x := c.classes.at(id)
