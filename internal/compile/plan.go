@@ -52,7 +52,18 @@ type member struct {
 	was, is        bool // in the ruleset
 	judged, judges bool // before and after
 	standIn        int32
+	when           moment
 }
+
+// A moment is when an address moves. Where nobody of those that are judged can tell its new identity from its old one
+// it may do so by itself, before everything else or after it.
+type moment uint8
+
+const (
+	together moment = iota
+	atFirst
+	atLast
+)
 
 // standIn is an identity for the addresses that move from one to another.
 type standIn struct {
@@ -88,6 +99,9 @@ func (c *Compiler) makePlan() ruleset.Delta {
 		defer clear(c.moves)
 	}
 	p.first = c.locals == 0
+	if !visible && !p.first {
+		p.findNeutral()
+	}
 	moving, simple := p.moving()
 	p.staged = !p.first && moving && (visible || !simple)
 	p.meets = p.staged || directions == 3
@@ -175,7 +189,7 @@ func (p *plan) moving() (any, simple bool) {
 	var count, ours [2]int
 	simple = true
 	for _, m := range p.members {
-		if m.from == m.to && m.judged == m.judges {
+		if m.from == m.to && m.judged == m.judges || m.when != together {
 			continue
 		}
 		any = true
@@ -198,6 +212,76 @@ func (p *plan) moving() (any, simple bool) {
 	return any, simple
 }
 
+// findNeutral finds the addresses that may move by themselves, as they do when new selectors split an identity or old
+// ones let two join. No row changes, so what the subjects say that are there before and after is enough to know; where
+// some cease to be judged nobody moves before them, and where some begin to be judged nobody after. Subjects themselves
+// never move alone, as their new identity has the rows of after, also for those that have not moved yet.
+func (p *plan) findNeutral() {
+	c := p.c
+	come, gone := false, false
+	for _, id := range c.pending.classes {
+		x := c.classes.at(id)
+		if x.wasLocals > 0 && x.locals > 0 && x.wasSides != x.sides {
+			return
+		}
+		none := [2]uint32{}
+		come = come || x.wasLocals == 0 && x.locals > 0 && x.sides != none
+		gone = gone || x.wasLocals > 0 && x.locals == 0 && x.wasSides != none
+	}
+	when := atFirst
+	switch {
+	case gone && come:
+		return
+	case gone:
+		when = atLast
+	}
+	neutral := map[[2]uint32]bool{}
+	for i := range p.members {
+		m := &p.members[i]
+		if m.from == m.to || m.judged != m.judges || m.judged && (c.isSubject(m.from) || c.isSubject(m.to)) || !p.detached(m) {
+			continue
+		}
+		k := [2]uint32{m.from, m.to}
+		same, known := neutral[k]
+		if !known {
+			same = p.tellNobody(m.from, m.to)
+			neutral[k] = same
+		}
+		if same {
+			m.when = when
+		}
+	}
+}
+
+// detached reports whether an address or prefix may move although others that change do not move at the same time: none
+// of them has its identity from it, nor it from them.
+func (p *plan) detached(m *member) bool {
+	if m.host != 0 {
+		return m.is
+	}
+	for i := range p.members {
+		o := &p.members[i]
+		if o == m {
+			continue
+		}
+		inside := (!o.was || !o.is) && m.prefix.Contains(o.prefix.Addr()) && o.prefix.Bits() >= m.prefix.Bits()
+		around := o.host == 0 && o.prefix.Contains(m.prefix.Addr()) && o.prefix.Bits() <= m.prefix.Bits()
+		if inside || around {
+			return false
+		}
+	}
+	return true
+}
+
+// tellNobody reports whether all sides that stay have the same row for one class before and another one after.
+func (p *plan) tellNobody(from, to uint32) bool {
+	same := true
+	eachSide(p.cellsBefore(from), p.c.classes.at(to).cells, func(side uint32) {
+		same = same && (!p.c.ready(side) || p.before(side, from) == p.after(side, to))
+	})
+	return same
+}
+
 func (c *Compiler) isSubject(id uint32) bool {
 	x := c.classes.at(id)
 	none := [2]uint32{}
@@ -216,7 +300,7 @@ func (p *plan) stage() {
 	found := map[key]int32{}
 	for i := range p.members {
 		m := &p.members[i]
-		if m.from == m.to && m.judged == m.judges {
+		if m.from == m.to && m.judged == m.judges || m.when != together {
 			continue
 		}
 		k := key{m.from, m.to, m.judged, m.judges}
@@ -232,11 +316,15 @@ func (p *plan) stage() {
 }
 
 // nameStandIns lets each new identity be the stand-in of some that move to it: of those that will be judged, if there are
-// any, as these take the most to write. The others get numbers of their own.
+// any, as these take the most to write. The others get numbers of their own. One to which an address moves first of all
+// has to have its own rows from the start.
 func (p *plan) nameStandIns() {
-	own := map[uint32]int{}
+	own, taken := map[uint32]int{}, map[uint32]bool{}
+	for _, m := range p.members {
+		taken[m.to] = taken[m.to] || m.when == atFirst
+	}
 	for i, s := range p.standIns {
-		if best, ok := own[s.to]; !p.c.wasThere(s.to) && (!ok || s.judges && !p.standIns[best].judges) {
+		if best, ok := own[s.to]; !p.c.wasThere(s.to) && !taken[s.to] && (!ok || s.judges && !p.standIns[best].judges) {
 			own[s.to] = i
 		}
 	}
@@ -338,22 +426,26 @@ func (p *plan) delta() ruleset.Delta {
 func (p *plan) moveOps() {
 	switch {
 	case p.staged:
+		p.moveAlone(atFirst)
 		p.toStandIns()
 		p.localOps(true)
 		p.cellOps(p.less, p.lessAll, p.more, p.moreAll)
 		p.localOps(false)
 		p.toIdentities()
+		p.moveAlone(atLast)
 	case p.first: // what is judged from now on is judged by all that is new
 		p.cellOps(p.less, p.lessAll, p.more, p.moreAll)
 		p.toIdentities()
 		p.localOps(true)
 		p.localOps(false)
 	default:
+		p.moveAlone(atFirst)
 		p.localOps(true)
 		p.cellOps(p.less, p.lessAll)
 		p.toIdentities()
 		p.cellOps(p.more, p.moreAll)
 		p.localOps(false)
+		p.moveAlone(atLast)
 	}
 	p.cellOps(p.late, p.lateAll)
 }
@@ -386,7 +478,7 @@ func (p *plan) toStandIns() {
 	}
 	// A host that does not move may be in the ruleset from now on, as the prefix around it moves; or it is the reverse.
 	for _, m := range p.members {
-		if m.standIn < 0 && m.is && !m.was {
+		if m.standIn < 0 && m.is && !m.was && m.when == together {
 			p.setAddress(m.prefix, m.to)
 		}
 	}
@@ -395,6 +487,9 @@ func (p *plan) toStandIns() {
 // toIdentities moves every address to its identity; those that need not be in the ruleset go last.
 func (p *plan) toIdentities() {
 	for _, m := range p.members {
+		if m.when != together {
+			continue
+		}
 		moved := m.from != m.to
 		if m.standIn >= 0 {
 			moved = p.standIns[m.standIn].id != m.to
@@ -408,7 +503,20 @@ func (p *plan) toIdentities() {
 		}
 	}
 	for _, m := range slices.Backward(p.members) {
-		if !m.is && m.was {
+		if !m.is && m.was && m.when == together {
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.prefix})
+		}
+	}
+}
+
+// moveAlone moves the addresses that wait for nothing else.
+func (p *plan) moveAlone(when moment) {
+	for _, m := range p.members {
+		switch {
+		case m.when != when:
+		case m.is:
+			p.setAddress(m.prefix, m.to)
+		case m.was:
 			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.prefix})
 		}
 	}
