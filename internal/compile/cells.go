@@ -144,6 +144,17 @@ func (p *plan) uneven() []uint32 {
 // isPeer reports whether an identity is one of peers.
 func (p *plan) isPeer(id uint32) bool { return p.c.classes.at(id).peer == p.c.round }
 
+// eachNew yields the classes that do not have the default of a side, and maybe others, with their rows.
+func (p *plan) eachNew(side uint32, yield func(peer, row uint32)) {
+	if s := p.c.sides.at(side); s.even() && s.built == p.c.round {
+		for _, y := range s.fresh {
+			yield(y.class, y.row)
+		}
+		return
+	}
+	p.eachPeer(side, func(peer uint32) { yield(peer, p.after(side, peer)) })
+}
+
 // eachPeer yields the classes that a side lists or listed, and maybe others.
 func (p *plan) eachPeer(side uint32, yield func(peer uint32)) {
 	c := p.c
@@ -212,8 +223,8 @@ func (p *plan) whole(x *subjectPlan) {
 	x.begin()
 	ordinary := func(peer uint32) bool { return c.alive(peer) && !p.isPeer(peer) }
 	if x.isNew {
-		p.eachPeer(x.to, func(peer uint32) {
-			if row := p.after(x.to, peer); row != x.is && ordinary(peer) {
+		p.eachNew(x.to, func(peer, row uint32) {
+			if row != x.is && ordinary(peer) {
 				x.newCell(peer, row, false)
 			}
 		})

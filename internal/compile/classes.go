@@ -9,27 +9,29 @@ import (
 // A class is all that policies can tell of an address, and its number is the identity of all addresses of which they
 // can tell the same. Class nobody is that of which no policy can tell anything.
 type class struct {
-	signature string
-	sels      []uint32 // that match, in order
-	names     uint32   // values for the port names that policies use
-	unknown   bool     // nobody knows which selectors over labels match
-	refs      int      // atoms and regions
-	locals    int32    // hosts that are judged
-	sides     [2]uint32
-	cells     []cell   // its rows in the sides that do not give it their usual one, in the order of the sides
-	was       []cell   // what cells was at the last flush, if it got its signature in this round
-	resigned  uint32   // the round in which it got its signature
-	subject   uint32   // the round in which its sides were to be looked up again
-	standIn   uint32   // the round in which it was a stand-in, for a plan
-	peer      uint32   // the round in which it was one of plan.peers
-	kept      bool     // it had another signature before, which differs in delta only
-	delta     []uint32 // selectors
+	// What is asked for most comes first, as classes are many and asked for one here and one there.
+	refs     int32  // atoms and regions
+	locals   int32  // hosts that are judged
+	touched  uint32 // the round in which it was touched; what it was before is below
+	resigned uint32 // the round in which it got its signature
+	peer     uint32 // the round in which it was one of plan.peers
+	standIn  uint32 // the round in which it was a stand-in, for a plan
+	cells    []cell // its rows in the sides that do not give it their usual one, in the order of the sides
+	sides    [2]uint32
+	subject  uint32 // the round in which its sides were to be looked up again
+	names    uint32 // values for the port names that policies use
+	unknown  bool   // nobody knows which selectors over labels match
+	kept     bool   // it had another signature before, which differs in delta only
 
 	// What it was at the last flush, if it was touched in this round.
-	touched   uint32
 	wasThere  bool
 	wasLocals int32
 	wasSides  [2]uint32
+
+	signature string
+	sels      []uint32 // that match, in order
+	delta     []uint32 // selectors
+	was       []cell   // what cells was at the last flush, if it got its signature in this round
 }
 
 const nobody = 0

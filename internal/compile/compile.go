@@ -54,7 +54,7 @@ type Compiler struct {
 	rivals      map[uint32][]owner            // by host: owners beyond the first
 	attached    map[uint32]ruleset.Attachment // by host: as last flushed
 	locals      int                           // hosts that are judged, as last flushed
-	wide        map[netip.Prefix]int          // how many hosts are in a wide prefix
+	areas       map[areaKey]*area
 
 	spaces    pool[space]
 	spaceName map[string]uint32
@@ -84,6 +84,7 @@ type Compiler struct {
 	regionIndex map[netip.Prefix]uint32
 	lengths     lengths
 	lengthCount [2][129]int
+	wideRegions [2]int // regions that are larger than an area, by family
 	ranges      []netip.Prefix
 	wasSpecial  bool
 
@@ -110,7 +111,7 @@ type pending struct {
 	sets     []uint32
 	spaces   bool
 	policies map[policyKey]*policy.Policy // nil: to be deleted
-	edges    bool                         // some region came, went or changed
+	edges    []netip.Prefix               // regions that came, went or changed
 	names    bool                         // other port names are used
 	classes  []uint32                     // with what they were in class.old
 	subjects []uint32                     // classes whose sides have to be looked up again
@@ -125,7 +126,7 @@ type pending struct {
 func New(o Options) *Compiler {
 	c := &Compiler{options: o, round: 1, seed: maphash.MakeSeed(),
 		pods: newPool[pod](), attachments: map[uint32]ruleset.Attachment{}, nodes: map[string]uint32{}, nodePool: newPool[node](),
-		hosts: newPool[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, wide: map[netip.Prefix]int{},
+		hosts: newPool[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, areas: map[areaKey]*area{},
 		spaces: newPool[space](), spaceName: map[string]uint32{}, sets: newPool[set](), setIndex: map[setKey]uint32{},
 		withLabel: map[string][]uint32{}, ports: newPortTable(),
 		selectors: newPool[selector](), selectorIndex: map[selectorKey]uint32{}, spaceSels: newPool[spaceSelector](),

@@ -99,7 +99,7 @@ func (c *Compiler) sweep() {
 	}
 	p.hosts, p.sets, p.classes, p.subjects = p.hosts[:0], p.sets[:0], p.classes[:0], p.subjects[:0]
 	p.changed, p.cells, p.regions, p.built = p.changed[:0], p.cells[:0], p.regions[:0], p.built[:0]
-	p.spaces, p.edges, p.names = false, false, false
+	p.spaces, p.edges, p.names = false, p.edges[:0], false
 	c.pods.settle()
 	c.nodePool.settle()
 	c.hosts.settle()
@@ -147,7 +147,7 @@ func (c *Compiler) sweepHosts() {
 		}
 		if x.first == 0 {
 			c.hostIndex.remove(hashAddr(x.addr), t.host)
-			c.countWide(x.addr, -1)
+			c.areaOf(x.addr).hosts--
 			c.hosts.drop(t.host)
 		}
 	}

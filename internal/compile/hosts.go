@@ -169,7 +169,7 @@ func (c *Compiler) own(a netip.Addr, o owner) {
 		h = c.hosts.take()
 		*c.hosts.at(h) = host{addr: a, region: c.regionOf(a)}
 		c.hostIndex.insert(hashAddr(a), h, func(i uint32) uint64 { return hashAddr(c.hosts.at(i).addr) })
-		c.countWide(a, 1)
+		c.areaOf(a).hosts++
 	}
 	switch x := c.hosts.at(h); {
 	case x.first == 0:

@@ -99,7 +99,7 @@ func (c *Compiler) makePlan() ruleset.Delta {
 		defer clear(c.moves)
 	}
 	p.first = c.locals == 0
-	if !visible && !p.first {
+	if !visible && !p.first && len(p.members) > 1 {
 		p.findNeutral()
 	}
 	moving, simple := p.moving()

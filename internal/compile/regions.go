@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -73,7 +74,7 @@ func (c *Compiler) removeBlock(id uint32, b *policy.Peer) {
 
 // edge returns the region of a prefix, which is about to change.
 func (c *Compiler) edge(p netip.Prefix) uint32 {
-	c.pending.edges = true
+	c.pending.edges = append(c.pending.edges, p)
 	id, ok := c.regionIndex[p]
 	if ok {
 		return id
@@ -110,7 +111,7 @@ func (c *Compiler) around(p netip.Prefix) uint32 {
 
 // regionOf returns the smallest region that an address is in.
 func (c *Compiler) regionOf(a netip.Addr) uint32 {
-	if len(c.regionIndex) == 0 {
+	if x := c.areas[areaKeyOf(a)]; c.wideRegions[family(a)] == 0 && (x == nil || x.regions == 0) {
 		return 0
 	}
 	for q := range c.lengths.around(netip.PrefixFrom(a, a.BitLen())) {
@@ -122,9 +123,14 @@ func (c *Compiler) regionOf(a netip.Addr) uint32 {
 }
 
 func (c *Compiler) countLength(p netip.Prefix, by int) {
-	f, used := 0, &c.lengths.v4
-	if !p.Addr().Is4() {
-		f, used = 1, &c.lengths.v6
+	f, used := family(p.Addr()), &c.lengths.v4
+	if f == 1 {
+		used = &c.lengths.v6
+	}
+	if p.Bits() < areaBits[f] {
+		c.wideRegions[f] += by
+	} else {
+		c.areaOf(p.Addr()).regions += int32(by)
 	}
 	c.lengthCount[f][p.Bits()] += by
 	used[p.Bits()] = c.lengthCount[f][p.Bits()] > 0
@@ -148,30 +154,63 @@ func (c *Compiler) moveHosts(p netip.Prefix, from, to uint32) {
 	}
 }
 
-// wideOf is the prefix under which hosts are counted.
-func wideOf(a netip.Addr) netip.Prefix {
-	bits := 16
-	if a.Is6() {
-		bits = 48
-	}
-	p, _ := a.Prefix(bits)
-	return p
+// An area is a wide prefix, for which is known how much is in it.
+type area struct {
+	hosts   int32
+	regions int32 // that are no larger
 }
 
-func (c *Compiler) countWide(a netip.Addr, by int) {
-	p := wideOf(a)
-	if c.wide[p] += by; c.wide[p] == 0 {
-		delete(c.wide, p)
+// areaKey is the address of an area without its last bits, and its family.
+type areaKey uint64
+
+// areaBits are the lengths of areas, of IPv4 and IPv6.
+var areaBits = [2]int{16, 48}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return 0
 	}
+	return 1
+}
+
+func areaKeyOf(a netip.Addr) areaKey {
+	if a.Is4() {
+		b := a.As4()
+		return areaKey(binary.BigEndian.Uint16(b[:2]))
+	}
+	b := a.As16()
+	return areaKey(binary.BigEndian.Uint64(b[:8])>>16 | 1<<63)
+}
+
+// areaOf returns the area of an address. Areas are few, and kept.
+func (c *Compiler) areaOf(a netip.Addr) *area {
+	key := areaKeyOf(a)
+	x := c.areas[key]
+	if x == nil {
+		x = &area{}
+		c.areas[key] = x
+	}
+	return x
+}
+
+// addr returns the first address of an area.
+func (k areaKey) addr() netip.Addr {
+	if k>>63 == 0 {
+		return netip.AddrFrom4([4]byte{byte(k >> 8), byte(k)})
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(k)<<16)
+	return netip.AddrFrom16(b)
 }
 
 // anyHost reports whether a host may be in p.
 func (c *Compiler) anyHost(p netip.Prefix) bool {
-	if w := wideOf(p.Addr()); w.Bits() <= p.Bits() {
-		return c.wide[w] > 0
+	if areaBits[family(p.Addr())] <= p.Bits() {
+		x := c.areas[areaKeyOf(p.Addr())]
+		return x != nil && x.hosts > 0
 	}
-	for w := range c.wide {
-		if p.Contains(w.Addr()) {
+	for key, x := range c.areas {
+		if x.hosts > 0 && p.Contains(key.addr()) {
 			return true
 		}
 	}
@@ -186,11 +225,12 @@ func (c *Compiler) touchRegion(id uint32) {
 	}
 }
 
-// touchRegions touches all of them: when one gets another identity, those inside have another one around them.
-func (c *Compiler) touchRegions() {
+// touchRegions touches those that changed and those inside them, which have another one around them when it gets
+// another identity; all of them where policies begin or cease to ask for labels.
+func (c *Compiler) touchRegions(all bool) {
 	for i := range c.regions.items {
 		x := &c.regions.items[i]
-		if !x.prefix.IsValid() {
+		if !x.prefix.IsValid() || !all && !c.inEdges(x.prefix) {
 			continue
 		}
 		c.touchRegion(uint32(i))
@@ -202,20 +242,27 @@ func (c *Compiler) touchRegions() {
 	}
 }
 
+func (c *Compiler) inEdges(p netip.Prefix) bool {
+	return slices.ContainsFunc(c.pending.edges, func(e netip.Prefix) bool { return e.Bits() <= p.Bits() && e.Contains(p.Addr()) })
+}
+
 // updateRegions forgets regions that nothing needs and finds the blocks that the others are in.
 func (c *Compiler) updateRegions() {
 	special := c.special()
-	if !c.pending.edges && special == c.wasSpecial {
+	all := special != c.wasSpecial
+	if len(c.pending.edges) == 0 && !all {
 		return
 	}
-	c.touchRegions()
+	slices.SortFunc(c.pending.edges, netip.Prefix.Compare)
+	c.pending.edges = slices.Compact(c.pending.edges)
+	c.touchRegions(all)
 	for i := range c.regions.items {
 		if x := &c.regions.items[i]; x.prefix.IsValid() && len(x.start)+len(x.except)+x.ranges == 0 {
 			c.dropRegion(uint32(i))
 		}
 	}
-	for i := range c.regions.items {
-		x := &c.regions.items[i]
+	for _, t := range c.pending.regions {
+		x := c.regions.at(t.region)
 		if !x.prefix.IsValid() {
 			continue
 		}
@@ -224,7 +271,7 @@ func (c *Compiler) updateRegions() {
 			continue
 		}
 		x.blocks, x.unknown = blocks, inRange
-		c.resignRegion(uint32(i))
+		c.resignRegion(t.region)
 	}
 	c.wasSpecial = special
 }
