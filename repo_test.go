@@ -39,7 +39,7 @@ var mayImport = map[string]string{
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
 	"internal/source/kube":             "cluster policy manifest",
-	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube netns",
+	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube netns cni",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
 	"internal/dataplane/nft":           "flow ruleset dataplane netfilter netns",

@@ -40,7 +40,7 @@ It needs the node's own network namespace and CAP_NET_ADMIN and CAP_NET_RAW ther
 
 A pod on this node that the agent does not know yet can neither send nor be reached, but by the node itself. Its address
 is known by the node's pod ranges: --pod-cidrs, else what the Node object says. With --load-closed nothing else is done
-than to put that in force and end; where a table is in force already, it stays as it is. It is for a step at boot, before
+than to put that in force and end; where a table is in force already, it stays as it is but for prefixes that it lacks. It is for a step at boot, before
 the first pod starts.`,
 		Example: `  ringfence agent --node $(hostname) --kubeconfig /etc/ringfence/kubeconfig
   ringfence agent --load-closed --pod-cidrs 10.244.1.0/24`,
@@ -53,7 +53,7 @@ the first pod starts.`,
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the API; without it, as pods do")
 	flags.StringSliceVar(&f.podCIDRs, "pod-cidrs", nil, "prefixes that this node's pods get their addresses from (default: what the Node object says)")
 	flags.StringVar(&f.unknown, "unknown-pods", "deny", "deny or allow what pods send and get that the agent does not know yet")
-	flags.BoolVar(&f.loadClosed, "load-closed", false, "put in force that unknown pods are closed, unless a table is there, and end")
+	flags.BoolVar(&f.loadClosed, "load-closed", false, "put in force that unknown pods are closed, and end")
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:9470", "loopback address for metrics and health")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -103,7 +103,7 @@ func (f *agentFlags) load(cmd *cobra.Command, cidrs []netip.Prefix) error {
 		return err
 	}
 	if was {
-		fmt.Fprintln(cmd.OutOrStdout(), "a table is in force already; it stays as it is")
+		fmt.Fprintln(cmd.OutOrStdout(), "a table is in force already; unknown pods are closed in it")
 	} else {
 		fmt.Fprintln(cmd.OutOrStdout(), "closed")
 	}

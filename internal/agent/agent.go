@@ -6,10 +6,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,11 +19,10 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/ringfence-project/ringfence/internal/cni"
 	"github.com/ringfence-project/ringfence/internal/compile"
-	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/dataplane/nft"
 	"github.com/ringfence-project/ringfence/internal/engine"
-	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -40,6 +41,7 @@ type Options struct {
 	PodCIDRs []netip.Prefix
 	// AllowUnknown lets pods that the agent does not know yet send and be reached.
 	AllowUnknown bool
+	Records      string // folder of cni.Records; "" is cni.DefaultRecords
 	Listen       string // where metrics and health are served, on a loopback address; "" is nowhere
 	Log          *slog.Logger
 }
@@ -48,10 +50,11 @@ type Options struct {
 type Agent struct {
 	options Options
 	log     *slog.Logger
-	ns      *netns.NS
+	net     nodeNet
 	source  *kube.Source
 	feed    *feed
 	metrics *metrics
+	denials *denials
 
 	mu      sync.Mutex
 	own     map[string]Condition // the agent's own conditions, by type
@@ -60,27 +63,25 @@ type Agent struct {
 	probed  bool // a probe was seen to pass the table
 	told    map[string]bool
 	inForce bool
+	first   chan struct{} // closed with the first time that all is in force
 }
 
-// Run enforces until ctx ends. What is in force stays in force, then and after every error.
+// Run enforces in the process's own network namespace, which is to be the node's, until ctx ends. What is in force stays
+// in force, then and after every error.
 func Run(ctx context.Context, o Options) error {
-	ns, err := netns.Current()
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	places, err := newRoutes(ns)
+	places, err := newKernel(nodeNet{}, cmp.Or(o.Records, cni.DefaultRecords))
 	if err != nil {
 		return err
 	}
 	defer places.close()
-	return run(ctx, o, ns, places)
+	return run(ctx, o, nodeNet{}, places)
 }
 
-func run(ctx context.Context, o Options, ns *netns.NS, l locator) error {
+func run(ctx context.Context, o Options, n nodeNet, l locator) error {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic})
-	a := &Agent{options: o, log: o.Log, ns: ns, source: source, feed: newFeed(o.Node, source, l),
-		own: map[string]Condition{}, told: map[string]bool{}}
+	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
+		own: map[string]Condition{}, told: map[string]bool{}, first: make(chan struct{})}
+	a.denials = newDenials(o, a.feed)
 	a.metrics = newMetrics(a)
 	a.feed.times = a.metrics.observe
 	group, ctx := errgroup.WithContext(ctx)
@@ -89,6 +90,8 @@ func run(ctx context.Context, o Options, ns *netns.NS, l locator) error {
 	}
 	group.Go(func() error { return source.Run(ctx) })
 	group.Go(func() error { return a.tellConditions(ctx) })
+	group.Go(func() error { return a.watchTracking(ctx) })
+	group.Go(func() error { return a.denials.send(ctx) })
 	group.Go(func() error { return a.enforce(ctx) })
 	return group.Wait()
 }
@@ -99,6 +102,9 @@ const again = 10 * time.Second
 // enforce drives the kernel until ctx ends or something fails for good. Then the process ends, and whoever started it
 // starts it anew: what is in force stays so meanwhile.
 func (a *Agent) enforce(ctx context.Context) error {
+	if err := a.closeEarly(ctx); err != nil {
+		return nil // ctx ended
+	}
 	select {
 	case <-ctx.Done():
 		return nil
@@ -111,26 +117,75 @@ func (a *Agent) enforce(ctx context.Context) error {
 	}
 	e := engine.New(dp, compile.Options{Node: a.options.Node})
 	a.mu.Lock()
-	a.dp, a.engine = dp, e
+	a.engine = e
 	a.mu.Unlock()
-	return errors.Join(e.RunFeed(ctx, a.feed, a.observe), dp.Close())
+	a.feed.before = func() { dp.SetClosed(a.closed()) }
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.keepProbing(ctx, dp) })
+	group.Go(func() error { return a.denials.count(ctx, dp, e) })
+	group.Go(func() error { return e.RunFeed(ctx, a.feed, a.observe) })
+	return errors.Join(group.Wait(), dp.Close())
 }
 
-// closed are the prefixes in which unknown pods are closed.
-func (a *Agent) closed() []netip.Prefix {
-	switch {
-	case a.options.AllowUnknown:
+// closeEarly closes what is known to be pods' addresses, before the API has said anything, and notes whether somebody did
+// before.
+func (a *Agent) closeEarly(ctx context.Context) error {
+	if a.options.AllowUnknown {
 		return nil
-	case len(a.options.PodCIDRs) > 0:
-		return a.options.PodCIDRs
 	}
-	return a.source.NodeRanges(a.options.Node)
+	for {
+		was, err := ensureClosed(ctx, a.net, a.options.PodCIDRs)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			a.setCondition(NotEnforcing, "")
+			if !was {
+				a.setCondition(StartGap, "no table was in force when the agent started, so pods that were there had no policy until now: "+
+					"install the CNI plugin, or load the closed table at boot")
+			}
+			return nil
+		}
+		if errors.Is(err, nft.ErrOther) {
+			return nil // of an older version, perhaps: it is replaced once it is known what by
+		}
+		a.setCondition(NotEnforcing, err.Error())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(again):
+		}
+	}
+}
+
+// closed are the prefixes in which unknown pods are closed: the node's ranges, and the addresses that were given out
+// beside them.
+func (a *Agent) closed() []netip.Prefix {
+	if a.options.AllowUnknown {
+		return nil
+	}
+	ranges := a.options.PodCIDRs
+	if len(ranges) == 0 {
+		ranges = a.source.NodeRanges(a.options.Node)
+	}
+	if len(ranges) == 0 {
+		a.setCondition(NoPodRange, "the Node object has no podCIDRs: say --pod-cidrs, else a pod is open until the agent knows it")
+	} else {
+		a.setCondition(NoPodRange, "")
+	}
+	all := slices.Clone(ranges)
+	for _, x := range a.feed.locator.addresses() {
+		if !slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(x) }) {
+			all = append(all, netip.PrefixFrom(x, x.BitLen()))
+		}
+	}
+	return all
 }
 
 // open opens the dataplane. A machine that cannot do what is needed is a condition: an agent that ended would say less.
 func (a *Agent) open(ctx context.Context) (*nft.Dataplane, error) {
 	for {
-		dp, err := nft.New(nft.Options{NetNS: a.ns.FD(), LogGroup: LogGroup, LogRate: logRate, Closed: a.closed()})
+		dp, err := nft.New(nft.Options{NetNS: a.net.fd(), LogGroup: LogGroup, LogRate: logRate, Closed: a.closed()})
 		if err == nil {
 			return dp, nil
 		}
@@ -143,17 +198,6 @@ func (a *Agent) open(ctx context.Context) (*nft.Dataplane, error) {
 	}
 }
 
-// LoadClosed puts in force, in the process's own network namespace, that addresses in cidrs can neither send nor be
-// reached, and reports whether a table was there already, which then stays as it is.
-func LoadClosed(ctx context.Context, cidrs []netip.Prefix) (was bool, err error) {
-	dp, err := nft.New(nft.Options{Closed: cidrs})
-	if err != nil {
-		return false, err
-	}
-	was, err = dp.LoadClosed(ctx)
-	return was, errors.Join(err, dp.Close())
-}
-
 // observe is told what the engine does.
 func (a *Agent) observe(ev engine.Event) {
 	switch {
@@ -164,14 +208,8 @@ func (a *Agent) observe(ev engine.Event) {
 	case ev.Seen.Lost > 0:
 		a.metrics.lost.Add(float64(ev.Seen.Lost))
 	case ev.Seen.Denial != nil:
-		a.denied(*ev.Seen.Denial)
+		a.denials.see(*ev.Seen.Denial, a.running())
 	}
-}
-
-// denied is told of each denial that the kernel logs.
-func (a *Agent) denied(d dataplane.Denial) {
-	rule, _ := a.engine.Attribute(d)
-	a.log.Debug("denied", "connection", d.Tuple.String(), "by", rule.String())
 }
 
 func (a *Agent) synced(s engine.Status) {
@@ -186,8 +224,21 @@ func (a *Agent) synced(s engine.Status) {
 	a.inForce = true
 	a.mu.Unlock()
 	if first {
+		close(a.first)
+	}
+	if first {
 		a.log.Info("the first ruleset is in force", "generation", s.Generation, "compile", s.Compile, "apply", s.Apply)
 	} else if s.Ops > 0 {
 		a.log.Debug("in force", "generation", s.Generation, "operations", s.Ops, "compile", s.Compile, "apply", s.Apply)
+	}
+}
+
+// awaitInForce waits for the first ruleset to be in force; false if ctx ended before.
+func (a *Agent) awaitInForce(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-a.first:
+		return true
 	}
 }

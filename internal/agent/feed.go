@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -14,25 +12,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
-
-// errNotHere says that an address leads to no pod of this node, yet.
-var errNotHere = errors.New("the node has no route to it yet")
-
-// A place is where an address of this node's pods is plugged in.
-type place struct {
-	at    ruleset.Attachment
-	index int // of the interface that only this pod sends through
-}
-
-// locator finds where addresses are plugged in.
-type locator interface {
-	// locate returns errNotHere, or another error, for an address that leads to no pod of this node.
-	locate(netip.Addr) (place, error)
-	// exists reports whether an interface is there.
-	exists(index int) bool
-	// watch has a value when locate or exists may answer otherwise than before, until ctx ends.
-	watch(ctx context.Context) (<-chan struct{}, error)
-}
 
 // relocate is how long a pod without a place waits for the next look, where no event tells.
 const relocate = 500 * time.Millisecond
@@ -211,7 +190,7 @@ func (f *feed) findPlaces(changed map[cluster.Key]bool) []*ownPod {
 			p.place, p.lost = place{}, true
 			changed[key] = true
 		case !p.isPlaced() && !p.lost:
-			at, err := f.locator.locate(p.pod.Addresses[0])
+			at, err := f.locator.locate(p.pod)
 			if err != nil {
 				continue
 			}

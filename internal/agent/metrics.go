@@ -31,7 +31,7 @@ func newMetrics(a *Agent) *metrics {
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "ringfence_failures_total",
 			Help: "Changes that could not be put in force at once."}),
 	}
-	m.registry.MustRegister(m.apply, m.enforced, m.lost, m.failures, collector{a})
+	m.registry.MustRegister(m.apply, m.enforced, m.lost, m.failures, a.denials.denied, collector{a})
 	return m
 }
 
@@ -53,6 +53,8 @@ var (
 	genDesc   = prometheus.NewDesc("ringfence_generation", "Generation of the ruleset in force.", nil, nil)
 	podsDesc  = prometheus.NewDesc("ringfence_pods", "Pods of this node, by whether it is known where they are plugged in. Those that wait are closed.", []string{"state"}, nil)
 	condDesc  = prometheus.NewDesc("ringfence_conditions", "Things that are wrong, by type.", []string{"type"}, nil)
+	trackDesc = prometheus.NewDesc("ringfence_tracked_connections", "Connections that the kernel tracks.", nil, nil)
+	mostDesc  = prometheus.NewDesc("ringfence_tracked_connections_max", "Connections that the kernel can track; beyond it drops new ones.", nil, nil)
 	fixDesc   = prometheus.NewDesc("ringfence_repairs_total", "How often a change that somebody else made to the kernel's tables was undone.", nil, nil)
 )
 
@@ -61,7 +63,7 @@ type collector struct{ *Agent }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, genDesc, podsDesc, condDesc, fixDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, genDesc, podsDesc, condDesc, trackDesc, mostDesc, fixDesc} {
 		to <- d
 	}
 }
@@ -85,6 +87,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	for kind, n := range types {
 		gauge(condDesc, float64(n), kind)
+	}
+	if now, most, ok := c.tracked(); ok {
+		gauge(trackDesc, float64(now))
+		gauge(mostDesc, float64(most))
 	}
 	if e := c.running(); e != nil {
 		s := e.Status()

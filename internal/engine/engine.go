@@ -194,3 +194,11 @@ func (e *Engine) Attribute(d dataplane.Denial) (flow.Rule, bool) {
 	defer e.view.RUnlock()
 	return e.history.rule(d.Row, d.Tuple.Protocol, d.Tuple.Port)
 }
+
+// Denies names the rule by which a row denies, for counting what rows drop. Where one row denies by several rules, it is
+// the one for protocols without ports, or else the first. False if the row is older than what is remembered.
+func (e *Engine) Denies(row ruleset.RowID) (flow.Rule, bool) {
+	e.view.RLock()
+	defer e.view.RUnlock()
+	return e.history.denial(row)
+}

@@ -80,3 +80,23 @@ func (h *history) rule(id ruleset.RowID, p flow.Protocol, port uint16) (flow.Rul
 	}
 	return r.rule, true
 }
+
+// denial names the rule by which a row denies: the one of its other traffic, or else the first.
+func (h *history) denial(id ruleset.RowID) (flow.Rule, bool) {
+	row, ok := h.rows[id]
+	if !ok {
+		return flow.Rule{}, false
+	}
+	cells := []ruleset.Cell{row.Other}
+	for _, p := range flow.PortProtocols {
+		for _, s := range row.Segments(p) {
+			cells = append(cells, s.Cell)
+		}
+	}
+	for _, c := range cells {
+		if r := h.rules[c.Rule]; r != nil && c.Verdict == flow.Deny {
+			return r.rule, true
+		}
+	}
+	return flow.Rule{}, false
+}

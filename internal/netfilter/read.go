@@ -133,7 +133,13 @@ func (r reader) maps(elements bool) error {
 }
 
 func (r reader) elements(name string, interval bool) (map[string]string, error) {
-	list, err := r.List(unix.NFT_MSG_GETSETELEM, r.family, r.table, Attrs(nil).Text(unix.NFTA_SET_ELEM_LIST_SET, name))
+	return r.Elements(r.table, Map{Ref: Ref{r.family, name}, Interval: interval})
+}
+
+// Elements reads what is in one map, of whose definition only the name and Interval count. For a map that is not there
+// it fails with ENOENT.
+func (s *Conn) Elements(table string, d Map) (map[string]string, error) {
+	list, err := s.List(unix.NFT_MSG_GETSETELEM, d.Family, table, Attrs(nil).Text(unix.NFTA_SET_ELEM_LIST_SET, d.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +150,7 @@ func (r reader) elements(name string, interval bool) (map[string]string, error) 
 			e := Parse(b)
 			key := string(Parse(e[unix.NFTA_SET_ELEM_KEY])[unix.NFTA_DATA_VALUE])
 			value := readData(e[unix.NFTA_SET_ELEM_DATA])
-			if !interval {
+			if !d.Interval {
 				found[key] = value
 				continue
 			}
@@ -152,7 +158,7 @@ func (r reader) elements(name string, interval bool) (map[string]string, error) 
 			edges = append(edges, rangeEdge{key, value, end})
 		}
 	}
-	if interval {
+	if d.Interval {
 		joinRanges(edges, found)
 	}
 	return found, nil

@@ -4,11 +4,13 @@ package nft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
@@ -40,20 +42,30 @@ func (d *Dataplane) SetClosed(prefixes []netip.Prefix) {
 	d.opts.Closed, d.state = slices.Clone(prefixes), nil
 }
 
-// LoadClosed puts an empty ruleset in force, whose only effect is Options.Closed. Where a table of ours is there already,
-// whatever is in it, nothing is changed and true returned.
-func (d *Dataplane) LoadClosed(ctx context.Context) (was bool, err error) {
+// ErrOther is wrapped by the error of EnsureClosed where a table of our name is there that knows no closed addresses.
+var ErrOther = errors.New("it is of another version: only who drives it can replace it")
+
+// EnsureClosed makes sure that unknown addresses in Options.Closed are closed, whoever else closes or opens what. Where
+// no table of ours is there, it makes one with nothing else in it, else it only adds the prefixes that lack, and reports
+// true. It may be called beside another process that drives the table, which takes an addition for drift.
+func (d *Dataplane) EnsureClosed(ctx context.Context) (was bool, err error) {
 	err = d.retry(ctx, func() ([]netlink.Message, error) {
 		d.state = nil
-		img, generation, err := d.conn.Read(d.opts.Table, false)
-		if err != nil {
-			return nil, err
-		}
+		b := &netfilter.Batch{Table: d.opts.Table}
+		generation, err := d.conn.Steady(func() (err error) {
+			b, was = &netfilter.Batch{Table: d.opts.Table}, true
+			err = d.closeRest(b)
+			return err
+		})
 		d.generation = generation
-		if _, was = img.Tables[netfilter.Inet]; was {
-			return nil, nil
+		if !errors.Is(err, unix.ENOENT) {
+			return b.Messages(), err
 		}
-		b, next := &netfilter.Batch{Table: d.opts.Table}, emptyState()
+		was = false
+		if img, _, err := d.conn.Read(d.opts.Table, false); err != nil || len(img.Chains) > 0 {
+			return nil, errors.Join(err, fmt.Errorf("table %s: %w", d.opts.Table, ErrOther))
+		}
+		next := emptyState()
 		if next.epoch, err = d.freshEpoch(nil); err != nil {
 			return nil, err
 		}
@@ -63,7 +75,71 @@ func (d *Dataplane) LoadClosed(ctx context.Context) (was bool, err error) {
 		return b.Messages(), nil
 	})
 	if err != nil {
-		return false, fmt.Errorf("load the closed table: %w", supported(err))
+		return false, fmt.Errorf("close unknown addresses: %w", supported(err))
 	}
 	return was, nil
+}
+
+// CheckClosed returns an error if an address in Options.Closed is not closed.
+func (d *Dataplane) CheckClosed(context.Context) error {
+	b := &netfilter.Batch{Table: d.opts.Table}
+	_, err := d.conn.Steady(func() error {
+		b = &netfilter.Batch{Table: d.opts.Table}
+		return d.closeRest(b)
+	})
+	if err == nil && len(b.Messages()) > 0 {
+		err = errors.New("some of them are open")
+	}
+	if err != nil {
+		return fmt.Errorf("unknown addresses in %v are not closed: %w", d.opts.Closed, supported(err))
+	}
+	return nil
+}
+
+// closeRest adds what of Options.Closed is not in the sets yet.
+func (d *Dataplane) closeRest(b *netfilter.Batch) error {
+	for v := range 2 {
+		elements, err := d.conn.Elements(d.opts.Table, closedSet(v))
+		if err != nil {
+			return err
+		}
+		have := make([]addressRange, 0, len(elements))
+		for key := range elements {
+			first, last := splitKey(key, v)
+			if end, ok := netip.AddrFromSlice([]byte(last)); ok {
+				have = append(have, addressRange{first: first, last: end})
+			}
+		}
+		slices.SortFunc(have, func(a, b addressRange) int { return a.first.Compare(b.first) })
+		for _, p := range disjoint(d.opts.Closed) {
+			if version(p.Addr()) != v {
+				continue
+			}
+			for _, r := range uncovered(addressRange{first: p.Addr(), last: lastAddress(p)}, have) {
+				b.Put(closedSet(v), r.key(), "")
+			}
+		}
+	}
+	return nil
+}
+
+// uncovered returns the parts of r that are in none of have, which is in order and disjoint.
+func uncovered(r addressRange, have []addressRange) []addressRange {
+	var parts []addressRange
+	at := r.first
+	for _, h := range have {
+		if h.last.Less(at) || r.last.Less(h.first) {
+			continue
+		}
+		if at.Less(h.first) {
+			parts = append(parts, addressRange{first: at, last: h.first.Prev()})
+		}
+		if at = h.last.Next(); !at.IsValid() {
+			return parts
+		}
+	}
+	if at.Compare(r.last) <= 0 {
+		parts = append(parts, addressRange{first: at, last: r.last})
+	}
+	return parts
 }

@@ -28,34 +28,58 @@ type reading struct {
 	before  uint64 // what earlier counters of the same row said
 }
 
-// RowDrops returns how many packets each row in force has dropped; rows that allow everything are left
-// out. It may be called beside everything else: it has a socket of its own, and takes no lock that changes wait for.
+// RowDrops returns how many packets each row in force has dropped; rows that allow everything are left out. Row 0 stands
+// for what was dropped because one end was a pod that is not known yet, if anything was. It may be called beside everything else: it has a socket of its own, and takes no lock that changes wait for.
 //
 // A row's count goes on where its counter is made again. What is lost is what it dropped between the last call and
 // that moment, and all of it if the row was not in force during a call.
 func (d *Dataplane) RowDrops(ctx context.Context) (map[ruleset.RowID]uint64, error) {
 	d.drops.mu.Lock()
 	defer d.drops.mu.Unlock()
-	s, err := netfilter.Dial(d.opts.NetNS)
-	if err != nil {
-		return nil, fmt.Errorf("count drops: %w", supported(err))
-	}
-	defer s.Close()
-	var counters []netfilter.Counter
-	// A reading in the middle of a change may lack rows, whose counts would seem to begin anew.
-	_, err = s.Steady(func() (err error) {
-		counters, err = s.Counters(netfilter.Inet, d.opts.Table)
-		return err
-	})
+	counters, err := d.counters()
 	if err := errors.Join(ctx.Err(), err); err != nil {
 		return nil, fmt.Errorf("count drops: %w", supported(err))
 	}
 	return d.drops.take(rowReadings(counters)), nil
 }
 
+// Probes returns how many packets came in by an interface called ProbeInterface and reached the place where connections
+// are judged, where they end. They prove that packets pass there at all. Like RowDrops it may be called beside everything
+// else.
+func (d *Dataplane) Probes() (uint64, error) {
+	counters, err := d.counters()
+	if err != nil {
+		return 0, fmt.Errorf("count probes: %w", supported(err))
+	}
+	for _, c := range counters {
+		if c.Name == probeCounter.Name {
+			return c.Packets, nil
+		}
+	}
+	return 0, nil
+}
+
+// counters reads all counters of the table.
+func (d *Dataplane) counters() (counters []netfilter.Counter, err error) {
+	s, err := netfilter.Dial(d.opts.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	// A reading in the middle of a change may lack rows, whose counts would seem to begin anew.
+	_, err = s.Steady(func() (err error) {
+		counters, err = s.Counters(netfilter.Inet, d.opts.Table)
+		return err
+	})
+	return counters, err
+}
+
 func rowReadings(counters []netfilter.Counter) map[ruleset.RowID]reading {
 	rows := make(map[ruleset.RowID]reading, len(counters))
 	for _, c := range counters {
+		if c.Name == closedCounter.Name && c.Packets > 0 {
+			rows[0] = reading{handle: c.Handle, packets: c.Packets}
+		}
 		n, isRow := strings.CutPrefix(c.Name, "row_")
 		id, err := strconv.ParseUint(n, 10, 32)
 		if !isRow || err != nil {

@@ -108,6 +108,7 @@ func (e *editor) createInet() {
 		e.to.Put(portedSet, string([]byte{byte(p)}), "")
 	}
 	e.to.AddCounter(closedCounter)
+	e.to.AddCounter(probeCounter)
 	for _, p := range disjoint(e.opts.Closed) {
 		v := version(p.Addr())
 		e.to.Put(closedSet(v), addressRange{first: p.Addr(), last: lastAddress(p)}.key(), "")

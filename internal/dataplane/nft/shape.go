@@ -90,6 +90,12 @@ func closedSet(v int) netfilter.Map {
 // closedCounter counts what is dropped because one of its ends is an unknown pod.
 var closedCounter = named("closed")
 
+// ProbeInterface is the interface whose packets are counted and dropped, see Probes.
+const ProbeInterface = "rf-probe"
+
+// probeCounter counts the packets that came in by ProbeInterface and reached the judge.
+var probeCounter = named("probe")
+
 // portedSet is constant: the protocols that have ports which policies can name.
 var portedSet = netfilter.Map{Ref: named("ported"), Key: protocol}
 
@@ -271,6 +277,7 @@ func judgeRules(epoch int) []netfilter.Rule {
 		return does(inState(expr.CtStateBitRELATED), loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), goTo("stale"))
 	}
 	rules := []netfilter.Rule{
+		does(loadMeta(expr.MetaKeyIIFNAME), is([]byte(interfaceName(ProbeInterface))...), countAt(probeCounter.Name), drop()),
 		// Neighbour discovery is never tracked and has to live. It is never forwarded either, which its hop limit
 		// proves, so that no other packet can dress up as it.
 		does(ipVersion(1), loadMeta(expr.MetaKeyL4PROTO), is(byte(flow.ICMPv6)), loadICMPType(), between(133, 137),

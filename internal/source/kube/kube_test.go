@@ -1,0 +1,303 @@
+package kube
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
+)
+
+// world is an API and a source that follows it, with what the source has said so far.
+type world struct {
+	t      *testing.T
+	client *fake.Clientset
+	wide   *dynamicfake.FakeDynamicClient
+	source *Source
+	have   Batch
+	// installed says whether the API knows ClusterNetworkPolicies, and terminating whether their definition goes.
+	installed, terminating atomic.Bool
+}
+
+func newWorld(t *testing.T, objects ...runtime.Object) *world {
+	t.Helper()
+	w := &world{t: t, client: fake.NewClientset(objects...), have: newBatch()}
+	w.wide = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
+		clusterPolicies: "ClusterNetworkPolicyList", definitions: "CustomResourceDefinitionList"})
+	w.wide.PrependReactor("list", clusterPolicies.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
+		if w.installed.Load() {
+			return false, nil, nil
+		}
+		return true, nil, apierrors.NewNotFound(clusterPolicies.GroupResource(), "")
+	})
+	w.wide.PrependReactor("get", definitions.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
+		d := &unstructured.Unstructured{}
+		d.SetName(clusterDefinition)
+		if w.terminating.Load() {
+			now := metav1.Now()
+			d.SetDeletionTimestamp(&now)
+		}
+		return true, d, nil
+	})
+	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond})
+	return w
+}
+
+// run follows the API until the test ends.
+func (w *world) run() {
+	done := make(chan error, 1)
+	ctx := w.t.Context()
+	go func() { done <- w.source.Run(ctx) }()
+	w.t.Cleanup(func() {
+		if err := <-done; err != nil {
+			w.t.Errorf("Run ended with %v", err)
+		}
+	})
+}
+
+// until takes what changes until a condition holds.
+func (w *world) until(what string, holds func() bool) {
+	w.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		w.take()
+		if holds() {
+			return
+		}
+		select {
+		case <-w.source.Changed():
+		case <-w.source.ConditionsChanged():
+		case <-time.After(20 * time.Millisecond):
+		case <-deadline:
+			w.t.Fatalf("it never came that %s; conditions %v", what, w.source.Conditions())
+		}
+	}
+}
+
+func (w *world) take() {
+	b, ok := w.source.Take()
+	if !ok {
+		return
+	}
+	merge(w.have.Pods, b.Pods)
+	merge(w.have.Namespaces, b.Namespaces)
+	merge(w.have.Nodes, b.Nodes)
+	merge(w.have.Policies, b.Policies)
+	if b.RangesChanged {
+		w.have.Ranges = b.Ranges
+	}
+}
+
+func merge[K comparable, V any](into, from map[K]*V) {
+	for k, v := range from {
+		if v == nil {
+			delete(into, k)
+		} else {
+			into[k] = v
+		}
+	}
+}
+
+func (w *world) condition(kind string) string {
+	for _, c := range w.source.Conditions() {
+		if c.Type == kind {
+			return c.Object + ": " + c.Message
+		}
+	}
+	return ""
+}
+
+func (w *world) must(_ any, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func pod(name, address string) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: "1", Labels: map[string]string{"app": name}},
+		Spec:   corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "x", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}}}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}}
+}
+
+func networkPolicy(name string, peers ...networkingv1.NetworkPolicyPeer) *networkingv1.NetworkPolicy {
+	return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+		Spec: networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{From: peers}}}}
+}
+
+func clusterPolicy(name string, priority any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+		"metadata": map[string]any{"name": name}, "spec": map[string]any{"tier": "Admin", "priority": priority,
+			"subject": map[string]any{"namespaces": map[string]any{}},
+			"ingress": []any{map[string]any{"action": "Deny", "from": []any{map[string]any{"namespaces": map[string]any{}}}}}}}}
+}
+
+var web = cluster.Key{Namespace: "shop", Name: "web"}
+
+func TestAWholeClusterComesFirst(t *testing.T) {
+	w := newWorld(t, pod("web", "10.1.0.1"), networkPolicy("closed"),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"env": "prod"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.1.0.0/24"}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}}})
+	w.installed.Store(true)
+	w.must(w.wide.Resource(clusterPolicies).Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
+	var open atomic.Bool
+	w.client.PrependReactor("list", "networkpolicies", func(k8stesting.Action) (bool, runtime.Object, error) {
+		if open.Load() {
+			return false, nil, nil
+		}
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "networkpolicies"}, "", errors.New("no right"))
+	})
+	w.run()
+	w.until("listing is forbidden", func() bool {
+		return strings.HasPrefix(w.condition(Forbidden), "networkpolicies: ") && slices.Equal(w.source.Waiting(), []string{"networkpolicies"})
+	})
+	if b, ok := w.source.Take(); ok {
+		t.Fatalf("half a cluster can be taken: %+v", b)
+	}
+	open.Store(true)
+	w.until("all is there", func() bool {
+		return len(w.have.Pods) == 1 && len(w.have.Policies) == 2 && len(w.have.Namespaces) == 1 && len(w.have.Nodes) == 1
+	})
+	<-w.source.Synced()
+	p := w.have.Pods[web]
+	if p.Node != "n1" || p.Addresses[0] != netip.MustParseAddr("10.1.0.1") || p.PortsNamed("http", flow.TCP)[0].Number != 80 || p.UID != "1" {
+		t.Errorf("the pod is %+v", p)
+	}
+	if want := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}; !slices.Equal(w.have.Ranges, want) || !slices.Equal(w.source.NodeRanges("n1"), want) {
+		t.Errorf("ranges are %v, the node's %v", w.have.Ranges, w.source.NodeRanges("n1"))
+	}
+	w.until("nothing is wrong any more", func() bool { return len(w.source.Conditions()) == 0 })
+}
+
+func TestPodsChangeAndGo(t *testing.T) {
+	w := newWorld(t, pod("web", "10.1.0.1"))
+	w.run()
+	pods := w.client.CoreV1().Pods("shop")
+	w.until("the pod is there", func() bool { return w.have.Pods[web] != nil })
+	before := w.have.Pods[web]
+
+	same := pod("web", "10.1.0.1")
+	same.Annotations = map[string]string{"nobody": "cares"}
+	w.must(pods.Update(t.Context(), same, metav1.UpdateOptions{}))
+	w.must(pods.Create(t.Context(), pod("db", "10.1.0.2"), metav1.CreateOptions{}))
+	w.until("the other pod is there", func() bool { return len(w.have.Pods) == 2 })
+	if w.have.Pods[web] != before {
+		t.Error("a change that matters to nobody was passed on")
+	}
+	ended := pod("web", "10.1.0.1")
+	ended.Status.Phase = corev1.PodSucceeded
+	w.must(pods.Update(t.Context(), ended, metav1.UpdateOptions{}))
+	w.until("the pod has ended", func() bool { return w.have.Pods[web].Ended && len(w.have.Pods[web].Addresses) == 0 })
+	w.must(nil, pods.Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	w.until("the pod is gone", func() bool { return w.have.Pods[web] == nil })
+}
+
+// An address of a pod that cannot be read is an unknown pod's, not one of the world outside.
+func TestMalformedPodsAreFenced(t *testing.T) {
+	bad := pod("web", "10.1.0.1")
+	bad.Labels["app"] = "no value: spaces"
+	w := newWorld(t, bad)
+	w.run()
+	w.until("it is said", func() bool { return strings.HasPrefix(w.condition(Malformed), "Pod shop/web: ") })
+	w.until("its address is a pod's", func() bool { return slices.Equal(w.have.Ranges, []netip.Prefix{netip.MustParsePrefix("10.1.0.1/32")}) })
+	if len(w.have.Pods) != 0 {
+		t.Errorf("half of a pod is used: %+v", w.have.Pods[web])
+	}
+	w.must(w.client.CoreV1().Pods("shop").Update(t.Context(), pod("web", "10.1.0.1"), metav1.UpdateOptions{}))
+	w.until("it is right", func() bool { return w.have.Pods[web] != nil && len(w.have.Ranges) == 0 && w.condition(Malformed) == "" })
+}
+
+func TestMalformedPoliciesAreStoodInFor(t *testing.T) {
+	w := newWorld(t, networkPolicy("np", networkingv1.NetworkPolicyPeer{}))
+	w.installed.Store(true)
+	w.must(w.wide.Resource(clusterPolicies).Create(t.Context(), clusterPolicy("wide", "a word"), metav1.CreateOptions{}))
+	w.run()
+	np, wide := PolicyKey{Namespace: "shop", Name: "np"}, PolicyKey{Name: "wide"}
+	w.until("both are there", func() bool { return w.have.Policies[np] != nil && w.have.Policies[wide] != nil })
+	for key, p := range w.have.Policies {
+		if p.Defect == "" {
+			t.Errorf("%s is no stand-in: %+v", key, p)
+		}
+	}
+	var objects []string
+	for _, c := range w.source.Conditions() {
+		objects = append(objects, c.Type+" "+c.Object)
+	}
+	if want := []string{"Malformed ClusterNetworkPolicy wide", "Malformed NetworkPolicy shop/np"}; !slices.Equal(objects, want) {
+		t.Errorf("conditions are of %q, want %q", objects, want)
+	}
+	w.must(w.client.NetworkingV1().NetworkPolicies("shop").Update(t.Context(), networkPolicy("np"), metav1.UpdateOptions{}))
+	w.must(nil, w.wide.Resource(clusterPolicies).Delete(t.Context(), "wide", metav1.DeleteOptions{}))
+	w.until("all is right", func() bool {
+		return w.have.Policies[np].Defect == "" && w.have.Policies[wide] == nil && w.condition(Malformed) == ""
+	})
+}
+
+// The definition of ClusterNetworkPolicies may come later. When it goes, the API deletes the policies first: they stay.
+func TestTheDefinitionComesAndGoes(t *testing.T) {
+	w := newWorld(t)
+	w.run()
+	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "once their definition is installed") })
+	<-w.source.Synced()
+	wide := w.wide.Resource(clusterPolicies)
+	w.installed.Store(true)
+	w.must(wide.Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
+	guard := PolicyKey{Name: "guard"}
+	w.until("the policy is there", func() bool { return w.have.Policies[guard] != nil && w.condition(NotInstalled) == "" })
+
+	w.terminating.Store(true)
+	w.must(nil, wide.Delete(t.Context(), "guard", metav1.DeleteOptions{}))
+	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "stay in force") })
+	if w.have.Policies[guard] == nil {
+		t.Error("a policy went with its definition")
+	}
+}
+
+func TestWhatIsKnownStaysWhileTheAPIIsAway(t *testing.T) {
+	w := newWorld(t, pod("web", "10.1.0.1"))
+	var away atomic.Bool
+	watches := make(chan *watch.FakeWatcher, 10)
+	w.client.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
+		if away.Load() {
+			return true, nil, errors.New("connection refused")
+		}
+		return false, nil, nil
+	})
+	w.client.PrependWatchReactor("pods", func(k8stesting.Action) (bool, watch.Interface, error) {
+		if away.Load() {
+			return true, nil, errors.New("connection refused")
+		}
+		f := watch.NewFake()
+		watches <- f
+		return true, f, nil
+	})
+	w.run()
+	w.until("the pod is there", func() bool { return w.have.Pods[web] != nil })
+	away.Store(true)
+	(<-watches).Error(&metav1.Status{Status: metav1.StatusFailure, Code: 410, Reason: metav1.StatusReasonGone})
+	w.until("it is said", func() bool { return strings.Contains(w.condition(Unreachable), "connection refused") })
+	if w.have.Pods[web] == nil {
+		t.Error("the pod is gone with the API")
+	}
+	w.must(nil, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "web"))
+	away.Store(false)
+	w.until("the API is back", func() bool { return w.have.Pods[web] == nil && w.condition(Unreachable) == "" })
+}
