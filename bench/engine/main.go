@@ -32,13 +32,16 @@ func main() {
 	if len(sizes) == 0 {
 		sizes = []string{"small", "medium", "large", "xpol"}
 	}
-	stop := startProfile(*profile)
-	defer stop()
-	for _, size := range sizes {
-		if err := run(*data, size, *verdicts, *rounds); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	if err := measure.Profiled(*profile, func() error {
+		for _, size := range sizes {
+			if err := run(*data, size, *verdicts, *rounds); err != nil {
+				return err
+			}
 		}
+		return nil
+	}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 

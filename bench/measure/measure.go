@@ -55,3 +55,13 @@ func (s Series) Mean() float64 {
 	}
 	return sum / float64(max(1, len(s)))
 }
+
+// ThreadCPU is the CPU time of the calling thread so far, with what the kernel did on its behalf. A goroutine that
+// compares two readings is locked to its thread.
+func ThreadCPU() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		panic(err) // as in CPU
+	}
+	return time.Duration(t.Nano())
+}

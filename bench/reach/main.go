@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"runtime/pprof"
 	"time"
 
 	"github.com/ringfence-project/ringfence/bench/measure"
@@ -43,21 +42,12 @@ func run(data string, rounds int, profile string) error {
 		return err
 	}
 	medium.Pods = onePodEach(medium.Pods)
-	if profile != "" {
-		f, err := os.Create(profile)
-		if err != nil {
+	return measure.Profiled(profile, func() error {
+		if err := repeat("one port, all pairs", small, rounds, onePort); err != nil {
 			return err
 		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	}
-	if err := repeat("one port, all pairs", small, rounds, onePort); err != nil {
-		return err
-	}
-	return repeat("all ports, all pairs", medium, rounds, allPorts)
+		return repeat("all ports, all pairs", medium, rounds, allPorts)
+	})
 }
 
 // onePodEach keeps the first pod of each workload.

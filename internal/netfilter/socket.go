@@ -126,6 +126,10 @@ func (s *Conn) Commit(messages []netlink.Message, generation uint32) error {
 	// transaction. Errors are answered unasked.
 	last := &batch[len(batch)-2]
 	last.Header.Flags |= netlink.Acknowledge
+	// The send is the transaction, and takes as long as that does: the deadline of an earlier request is not for it.
+	if err := s.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
 	if _, err := s.SendMessages(batch); errors.Is(err, unix.EMSGSIZE) {
 		return fmt.Errorf("transaction of %d messages is larger than %d MiB: apply it in parts", len(messages), sendBuffer>>20)
 	} else if err != nil {
