@@ -21,6 +21,9 @@ type Filter struct {
 	verdict          *flow.Verdict
 	ports            []portFilter
 	policy           string
+	wouldDeny        bool
+	wouldAllow       bool
+	rollout          string
 }
 
 // Matches reports whether f wants r.
@@ -33,7 +36,9 @@ func (f *Filter) Matches(r *Record) bool {
 		(f.from == nil || f.from.matches(src)) &&
 		(f.to == nil || f.to.matches(dst)) &&
 		(f.ports == nil || slices.ContainsFunc(f.ports, func(p portFilter) bool { return p.matches(r) })) &&
-		(f.policy == "" || f.ofPolicy(r))
+		(f.policy == "" || f.ofPolicy(r)) &&
+		(!f.wouldDeny && !f.wouldAllow || f.wouldDeny && r.WouldDeny() || f.wouldAllow && r.WouldAllow()) &&
+		(f.rollout == "" || r.Beside != nil && r.Beside.Rollout == f.rollout)
 }
 
 func inNamespace(names []string, e *End) bool {
@@ -46,7 +51,9 @@ func labelled(s *label.Selector, e *End) bool {
 }
 
 func (f *Filter) ofPolicy(r *Record) bool {
-	return !r.Rule.IsZero() && (r.Rule.Policy() == f.policy || r.Rule.Name == f.policy)
+	rule := r.Rule
+	rule.Name, _, _ = strings.Cut(rule.Name, " (") // a rollout's candidate is the same policy
+	return !r.Rule.IsZero() && (rule.Policy() == f.policy || rule.Name == f.policy)
 }
 
 type portFilter struct {
@@ -178,11 +185,17 @@ type Options struct {
 	Verdict    string    `json:"verdict,omitempty"`    // "allow" or "deny"
 	Ports      []string  `json:"ports,omitempty"`      // one of them: "389", "53/udp", "icmp"
 	Policy     string    `json:"policy,omitempty"`     // "namespace/name" or "name"
+	// Flows on which a rollout's candidate and the policies before differ: those that it denies or would deny, and those
+	// that it allows or would allow. Both are either.
+	WouldDeny  bool   `json:"wouldDeny,omitempty"`
+	WouldAllow bool   `json:"wouldAllow,omitempty"`
+	Rollout    string `json:"rollout,omitempty"` // such flows of this one only
 }
 
 // Query reads the options. The error names the first one that cannot be read.
 func (o Options) Query() (Query, error) {
-	q := Query{Since: o.Since, Last: o.Last, Filter: Filter{policy: o.Policy}}
+	q := Query{Since: o.Since, Last: o.Last, Filter: Filter{policy: o.Policy,
+		wouldDeny: o.WouldDeny, wouldAllow: o.WouldAllow, rollout: o.Rollout}}
 	if o.Last < 0 {
 		return Query{}, fmt.Errorf("last: want a number of records, not %d", o.Last)
 	}

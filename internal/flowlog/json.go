@@ -51,6 +51,14 @@ type endingJSON struct {
 	Unseen          bool      `json:"unseen,omitempty"`
 }
 
+type besideJSON struct {
+	Rollout   string    `json:"rollout"`
+	Candidate bool      `json:"candidate,omitempty"` // whose verdict it is; else that of the policies before
+	Verdict   string    `json:"verdict"`
+	By        string    `json:"by"` // the rule in words
+	Rule      *ruleJSON `json:"rule,omitempty"`
+}
+
 type recordJSON struct {
 	ID          uint64      `json:"id"`
 	Time        time.Time   `json:"time"`
@@ -63,6 +71,7 @@ type recordJSON struct {
 	Direction   string      `json:"direction,omitempty"`
 	By          string      `json:"by"` // the rule in words
 	Rule        *ruleJSON   `json:"rule,omitempty"`
+	Beside      *besideJSON `json:"beside,omitempty"`
 	Title       string      `json:"title,omitempty"`
 	Reason      string      `json:"reason,omitempty"`
 	Earlier     bool        `json:"earlier,omitempty"`
@@ -79,6 +88,9 @@ func (r Record) MarshalJSON() ([]byte, error) {
 		Rule: newRuleJSON(r.Rule), Title: r.Title, Reason: r.Reason, Earlier: r.Earlier, Answered: r.Answered, Packets: r.Packets, Last: r.Last}
 	if r.Direction != 0 {
 		out.Direction = r.Direction.String()
+	}
+	if b := r.Beside; b != nil {
+		out.Beside = &besideJSON{b.Rollout, b.Candidate, b.Verdict.String(), b.Rule.String(), newRuleJSON(b.Rule)}
 	}
 	if e := r.End; e != nil {
 		out.End = &endingJSON{Time: e.Time, Seconds: e.Duration.Seconds(), BytesSent: e.BytesSent, BytesReceived: e.BytesReceived,
@@ -111,6 +123,15 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	out.Direction = parseDirection(in.Direction)
 	if in.Rule != nil {
 		out.Rule = in.Rule.rule()
+	}
+	if b := in.Beside; b != nil {
+		out.Beside = &Beside{Rollout: b.Rollout, Candidate: b.Candidate}
+		if out.Beside.Verdict, err = parseVerdict(b.Verdict); err != nil {
+			return fmt.Errorf("record %d: beside: %w", in.ID, err)
+		}
+		if b.Rule != nil {
+			out.Beside.Rule = b.Rule.rule()
+		}
 	}
 	if e := in.End; e != nil {
 		out.End = &Ending{Time: e.Time, Duration: time.Duration(math.Round(e.Seconds * float64(time.Second))), BytesSent: e.BytesSent,

@@ -96,23 +96,24 @@ func (l *Log) opened(c Connection, at time.Time, earlier bool) {
 	if _, known := l.ended[c.Key]; known {
 		return
 	}
-	r, ok := l.record(c, at)
+	r, ok := l.record(c, at, earlier)
 	if !ok {
 		return
 	}
-	r.Earlier = earlier
 	l.add(r)
 	l.open[c.Key] = r
 }
 
 // record names a connection; false if no pod takes part in it.
-func (l *Log) record(c Connection, at time.Time) (*Record, bool) {
+func (l *Log) record(c Connection, at time.Time, earlier bool) (*Record, bool) {
 	src, dst, tuple := l.names.ends(c.Tuple)
 	if !src.IsPod() && !dst.IsPod() {
 		return nil, false
 	}
-	r := &Record{Time: at, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port, Verdict: flow.Allow, Answered: c.Answered}
+	r := &Record{Time: at, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port, Verdict: flow.Allow,
+		Answered: c.Answered, Earlier: earlier}
 	r.Rule, r.RuleKnown = l.names.allowedBy(tuple)
+	r.Beside = l.names.beside(tuple, flow.Allow, earlier, at)
 	if c.Asked.IsValid() {
 		r.Asked = l.names.asked(c.Asked, tuple.Protocol)
 	}
@@ -172,7 +173,7 @@ func (l *Log) Forgotten(c Connection, at time.Time) {
 			began = c.Start
 		}
 		var ok bool
-		if r, ok = l.record(c, began); !ok {
+		if r, ok = l.record(c, began, false); !ok {
 			return
 		}
 	}
@@ -311,6 +312,7 @@ func (l *Log) denial(d Denial) *Record {
 	r := &Record{Time: d.Time, Last: d.Time, Packets: 1, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port}
 	r.Rule, r.RuleKnown = l.names.deniedBy(d.Row, tuple)
 	r.Direction = r.Rule.Direction
+	r.Beside = l.names.beside(tuple, flow.Deny, false, d.Time)
 	if l.names.Title != nil {
 		r.Title = l.names.Title(r.Rule)
 	}

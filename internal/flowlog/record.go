@@ -102,6 +102,8 @@ type Record struct {
 	// Rule is the rule that decided; if RuleKnown, the zero Rule means that no policy applies.
 	Rule      flow.Rule
 	RuleKnown bool
+	// Beside is what a rollout says otherwise of the flow; nil if none does.
+	Beside *Beside
 	// Title begins a denial's message; "" is a general one.
 	Title string
 	// Reason is why a denied connection met no rule that allows it, as far as somebody could say.
@@ -115,6 +117,40 @@ type Record struct {
 	Packets int
 	Last    time.Time
 }
+
+// Beside is the other side of a rollout that is under way, of a flow that fares otherwise there.
+type Beside struct {
+	Rollout string
+	// Candidate: it is what the rollout's candidate says, which is not in force for these pods. Else the candidate is, and
+	// it is what the policies before say.
+	Candidate bool
+	Verdict   flow.Verdict
+	Rule      flow.Rule // the zero Rule means that no policy applies
+}
+
+// String is "rollout lockdown would deny it by ..." or "before rollout lockdown it was allowed by ...", with the rule's
+// place.
+func (b *Beside) String() string {
+	by := b.Rule.String()
+	if place := b.Rule.Place(); place != "" {
+		by += " (" + place + ")"
+	}
+	switch {
+	case b.Candidate:
+		return "rollout " + b.Rollout + " would " + b.Verdict.String() + " it by " + by
+	case b.Verdict == flow.Allow:
+		return "before rollout " + b.Rollout + " it was allowed by " + by
+	}
+	return "before rollout " + b.Rollout + " it was denied by " + by
+}
+
+// WouldDeny reports whether a rollout's candidate denies r, which the policies before allow: it did, or would.
+func (r *Record) WouldDeny() bool {
+	return r.Beside != nil && (r.Beside.Candidate == (r.Beside.Verdict == flow.Deny))
+}
+
+// WouldAllow reports the opposite of WouldDeny for a record on which a rollout's two sides differ.
+func (r *Record) WouldAllow() bool { return r.Beside != nil && !r.WouldDeny() }
 
 // Denied reports whether r is a denial.
 func (r *Record) Denied() bool { return r.Verdict != flow.Allow }
@@ -138,6 +174,9 @@ func (r *Record) size() int {
 	}
 	if r.End != nil {
 		size += 96
+	}
+	if r.Beside != nil {
+		size += 256
 	}
 	return size
 }

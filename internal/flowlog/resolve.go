@@ -2,6 +2,7 @@ package flowlog
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
@@ -24,6 +25,9 @@ type Names struct {
 	Reason func(flow.Tuple, flow.Rule) string
 	// Title begins the message about whoever a rule denies, "" for a general one.
 	Title func(flow.Rule) string
+	// Beside says of a flow and how it fared what a rollout under way says otherwise; nil for nothing. earlier: the
+	// connection was there before. It is asked once for each connection, and for each record of denials.
+	Beside func(t flow.Tuple, fared flow.Verdict, earlier bool, at time.Time) *Beside
 	// Service names the Service that has an address and port, "" for none.
 	Service func(netip.AddrPort, flow.Protocol) string
 }
@@ -67,6 +71,13 @@ func (n *Names) rules(row ruleset.RowID) []flow.Rule {
 		return nil
 	}
 	return n.Rules(row)
+}
+
+func (n *Names) beside(t flow.Tuple, fared flow.Verdict, earlier bool, at time.Time) *Beside {
+	if n.Beside == nil {
+		return nil
+	}
+	return n.Beside(t, fared, earlier, at)
 }
 
 func (n *Names) reason(t flow.Tuple, r flow.Rule) string {
