@@ -42,7 +42,7 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 		return change, err
 	}
 	change.Lost = append(change.Lost, lost(state, gone)...)
-	err = n.engine.Sync(ctx, engine.Input{State: state, Attachments: n.attachments(state)})
+	err = n.enforce(ctx, state)
 	change.Status = n.engine.Status()
 	if err != nil {
 		return change, err
@@ -52,6 +52,24 @@ func (n *Node) Apply(ctx context.Context, d Desired) (Change, error) {
 	change.Stopped = n.end(ctx, gone)
 	n.bringAll()
 	return change, err
+}
+
+// enforce puts the policies of s in force.
+func (n *Node) enforce(ctx context.Context, s *cluster.State) error {
+	judged := s
+	if n.options.Rewrite != nil {
+		var err error
+		if judged, err = n.options.Rewrite(s); err != nil {
+			return err
+		}
+	}
+	if err := n.engine.Sync(ctx, engine.Input{State: judged, Attachments: n.attachments(s)}); err != nil {
+		return err
+	}
+	if n.options.Enforced != nil {
+		n.options.Enforced(judged)
+	}
+	return nil
 }
 
 // unplugOthers cuts off every pod that s does not have, or has in another way. It returns these, and every shim that is

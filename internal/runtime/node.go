@@ -41,6 +41,10 @@ type Options struct {
 	LogRate  uint
 	// Resolv is what a pod's /etc/resolv.conf says; nil leaves it empty.
 	Resolv func(cluster.Key) string
+	// Rewrite, if it is set, returns the state that policies are judged by, in the stead of one with all pods placed; it
+	// must have the same pods. Enforced is called when that is in force.
+	Rewrite  func(*cluster.State) (*cluster.State, error)
+	Enforced func(*cluster.State)
 	// Extend puts in force what goes beyond policy, such as Services and names. It is called with policies in force and
 	// before new pods are plugged in, and again whenever the readiness of a pod changes.
 	Extend func(ctx context.Context, v View) error
@@ -80,7 +84,7 @@ type Node struct {
 	dp     *nft.Dataplane
 	engine *engine.Engine
 	pods   map[cluster.Key]*pod
-	state  *cluster.State // in force
+	state  *cluster.State // in force, before Options.Rewrite
 	last   Desired
 
 	bringing bringing

@@ -72,6 +72,13 @@ func (r *readiness) tell() {
 	}
 }
 
+func (r *readiness) status(k cluster.Key) (shim.Status, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, known := r.pods[k]
+	return s, known
+}
+
 func (r *readiness) ready(k cluster.Key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
