@@ -31,7 +31,7 @@ var mayImport = map[string]string{
 	"internal/ruleset": "flow",
 	"internal/compile": "label flow policy cluster ruleset",
 	"internal/service": "label flow cluster",
-	"internal/rollout": "label policy cluster",
+	"internal/rollout": "label flow policy cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
 	"internal/manifest":                "label flow policy cluster podspec service rollout near",
@@ -50,6 +50,7 @@ var mayImport = map[string]string{
 	"internal/cni":                     "netns wholefile",
 	"internal/conntrack":               "flow netns",
 	"internal/conntrack/tracktest":     "netns",
+	"internal/rollout/driver":          "flow policy cluster compile rollout generation wholefile",
 	"internal/flowlog":                 "label flow cluster ruleset",
 	"internal/flowlog/watch":           "flow flowlog conntrack netns",
 	"internal/flowlog/socket":          "flowlog",

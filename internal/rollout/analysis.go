@@ -59,26 +59,57 @@ func (a Analysis) judgeFindings(v *Verdict, e Evidence, accepted []string) {
 		{NewlyDenied, a.NewlyDenied, "denied", "would deny"},
 		{NewlyAllowed, a.NewlyAllowed, "newly allowed", "would newly allow"},
 	} {
-		count, words, seen := 0, k.may, []string(nil)
-		for _, f := range e.Findings {
-			if f.Kind != k.kind || slices.Contains(accepted, f.Key()) {
-				continue
-			}
-			count += f.Count
+		all := slices.DeleteFunc(slices.Clone(e.Findings), func(f Finding) bool { return f.Kind != k.kind || slices.Contains(accepted, f.Key()) })
+		happened, may := 0, 0
+		for _, f := range all {
 			if f.Enforced {
-				words = k.happened
-				seen = slices.Insert(seen, 0, f.String()+" by "+f.After)
-				continue
+				happened += f.Count
+			} else {
+				may += f.Count
 			}
-			seen = append(seen, f.String()+" by "+f.After)
 		}
-		if count > k.limit.Max {
-			v.lower(k.limit.Then, "%s %s: %s", words, connections(count), some(seen))
+		if happened+may > k.limit.Max {
+			v.lower(k.limit.Then, "%s: %s", amounts(k.happened, happened, k.may, may), summary(all))
 		}
 	}
 	if e.More > 0 {
 		v.lower(min(a.NewlyDenied.Then, a.NewlyAllowed.Then), "%s of more kinds differ", connections(e.More))
 	}
+}
+
+// amounts is "denied 1 connection", "would deny 2 connections", or "denied 1 connection and would deny 2".
+func amounts(happenedWord string, happened int, mayWord string, may int) string {
+	switch {
+	case may == 0:
+		return happenedWord + " " + connections(happened)
+	case happened == 0:
+		return mayWord + " " + connections(may)
+	}
+	return fmt.Sprintf("%s %s and %s %d", happenedWord, connections(happened), mayWord, may)
+}
+
+// summary names what was found, the most frequent first, and the rule of that.
+func summary(all []Finding) string {
+	var kinds []Finding
+	for _, f := range all {
+		i := slices.IndexFunc(kinds, func(k Finding) bool { return k.Key() == f.Key() })
+		if i < 0 {
+			f.Live = false
+			kinds = append(kinds, f)
+			continue
+		}
+		kinds[i].Count += f.Count
+	}
+	slices.SortStableFunc(kinds, func(a, b Finding) int { return b.Count - a.Count })
+	var texts []string
+	for i, f := range kinds {
+		text := f.String()
+		if i == 0 {
+			text += " by " + f.After
+		}
+		texts = append(texts, text)
+	}
+	return some(texts)
 }
 
 func (a Analysis) judgeHealth(v *Verdict, e Evidence, h Health) {
@@ -123,11 +154,14 @@ func some(list []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
 }
 
-func connections(n int) string {
+func connections(n int) string { return Count(n, "connection") }
+
+// Count is for instance "1 pod" or "2 pods".
+func Count(n int, noun string) string {
 	if n == 1 {
-		return "1 connection"
+		return "1 " + noun
 	}
-	return fmt.Sprintf("%d connections", n)
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func times(n int) string {

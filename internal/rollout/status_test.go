@@ -101,7 +101,11 @@ func TestWhatTheAnalysisAnswers(t *testing.T) {
 		phase  rollout.Phase
 		reason string
 	}{
-		"denied":          {rollout.Enforce, func(d *drive) { d.status.Evidence.Add(denied) }, time.Second, rollout.RolledBack, "denied 1 connection: a/web -> a/db 5432/tcp, once by a/db ingress"},
+		"denied": {rollout.Enforce, func(d *drive) { d.status.Evidence.Add(denied) }, time.Second, rollout.RolledBack, "denied 1 connection: a/web -> a/db 5432/tcp, once by a/db ingress"},
+		"both ways": {rollout.Enforce, func(d *drive) {
+			d.status.Evidence.Add(denied)
+			d.status.Evidence.Add(finding(rollout.NewlyDenied, false))
+		}, time.Second, rollout.RolledBack, "denied 1 connection and would deny 1: a/web -> a/db 5432/tcp, 2 times by a/db ingress"},
 		"would deny":      {rollout.Audit, func(d *drive) { d.status.Evidence.Add(finding(rollout.NewlyDenied, false)) }, 10 * time.Second, rollout.RolledBack, "would deny 1 connection"},
 		"allowed":         {rollout.Enforce, func(d *drive) { d.status.Evidence.Add(allowed) }, time.Second, rollout.Paused, "newly allowed 1 connection"},
 		"would allow":     {rollout.Audit, func(d *drive) { d.status.Evidence.Add(finding(rollout.NewlyAllowed, false)) }, 10 * time.Second, rollout.Paused, "would newly allow"},
