@@ -48,6 +48,7 @@ The command is started directly, without a shell; it gets the record as JSON on 
 RINGFENCE_MESSAGE, RINGFENCE_SOURCE, RINGFENCE_SOURCE_LABELS, RINGFENCE_POLICY, RINGFENCE_PLACE, ... in its environment.`,
 		Example: `  ringfence flows -f
   ringfence flows --denied --since 10m --to customers/ldap
+  ringfence flows -f --would-deny
   ringfence flows -f --denied --exec './tell-us.sh'
   ringfence flows --totals -o json`,
 		Args: cobra.NoArgs,
@@ -64,6 +65,9 @@ RINGFENCE_MESSAGE, RINGFENCE_SOURCE, RINGFENCE_SOURCE_LABELS, RINGFENCE_POLICY, 
 	f.BoolVar(&o.denied, "denied", false, "the same as --verdict deny")
 	f.StringSliceVar(&o.Ports, "port", nil, "the server's port: 389, 53/udp, icmp")
 	f.StringVar(&o.Policy, "policy", "", "policy that decided: namespace/name, or a name")
+	f.BoolVar(&o.WouldDeny, "would-deny", false, "that a rollout's candidate denies or would deny, and the policies before it allow")
+	f.BoolVar(&o.WouldAllow, "would-allow", false, "that a rollout's candidate allows or would allow, and the policies before it deny")
+	f.StringVar(&o.Rollout, "rollout", "", "that this rollout changes or would change")
 	f.IntVar(&o.Last, "last", 0, "at most so many of those already seen (0: all)")
 	f.DurationVar(&o.since, "since", 0, "those of the last 10m, 1h, ... (0: all)")
 	f.BoolVar(&o.Totals, "totals", false, "sums by kind of flow, and denied packets by rule, in place of flows; without filters")
@@ -224,6 +228,9 @@ func moreOf(r *flowlog.Record) []string {
 	var more []string
 	if r.Reason != "" {
 		more = append(more, r.Reason)
+	}
+	if r.Beside != nil {
+		more = append(more, r.Beside.String())
 	}
 	if a := r.Asked; a != nil {
 		name := a.Service

@@ -75,6 +75,6 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceErrors: true,
 	}
 	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
-		newStatus(), newDoctor(), newAgent(), newShim(), newVersion())
+		newStatus(), newRollout(), newDoctor(), newAgent(), newShim(), newVersion())
 	return root
 }

@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/runtime"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 // instanceStatus is what `status` says.
@@ -20,8 +22,10 @@ type instanceStatus struct {
 	Watching bool   `json:"watching"`      // an `up` keeps them in step with the manifests
 	PID      int    `json:"pid,omitempty"` // of that
 	runtime.Record
-	Pods []podStatus `json:"pods"`
-	Bad  []string    `json:"bad"` // all that is not as it should be
+	Pods     []podStatus   `json:"pods"`
+	Rollouts []driver.View `json:"rollouts,omitempty"`
+	driven   bool          // the rollouts
+	Bad      []string      `json:"bad"` // all that is not as it should be
 }
 
 // podStatus is a line of `status`.
@@ -96,6 +100,11 @@ func statusOf(ctx context.Context, i runtime.Instance) (*instanceStatus, error) 
 	for _, p := range pods {
 		s.Pods = append(s.Pods, newPodStatus(p))
 	}
+	rollouts, err := up.ReadRollouts(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	s.Rollouts, s.driven = rollouts.Now, rollouts.Driven
 	s.judge()
 	return s, nil
 }
@@ -130,6 +139,11 @@ func (s *instanceStatus) judge() {
 	for _, p := range s.Problems {
 		bad("%s", p)
 	}
+	for _, v := range s.Rollouts {
+		if why := rolloutTrouble(v, s.driven); why != "" {
+			bad("rollout %s is %s", v.Rollout, why)
+		}
+	}
 	for _, p := range s.Pods {
 		if !p.Ready {
 			bad("pod %s is not ready: %s", p.Pod, p.Why)
@@ -146,6 +160,9 @@ func (s *instanceStatus) print(w io.Writer) error {
 	if !s.Since.IsZero() {
 		fmt.Fprintf(t, "in force\tgeneration %d since %s\n", s.Generation, when(s.Since))
 		fmt.Fprintf(t, "last change\t%s, %s from event to kernel\n", when(s.Changed), s.Took.Round(100*time.Microsecond))
+	}
+	for _, v := range s.Rollouts {
+		fmt.Fprintf(t, "rollout\t%s\n", headline(v))
 	}
 	for _, h := range s.Held {
 		fmt.Fprintf(t, "held\t%s is bad: its last good version is in force\n", h)

@@ -25,6 +25,7 @@ func controlSocket(run string) string { return filepath.Join(run, "up.sock") }
 // control answers other commands of this program about the running cluster.
 type control struct {
 	services *services
+	rollouts *rollouts
 	log      *flowlog.Log
 	title    string
 }
@@ -33,6 +34,8 @@ type control struct {
 func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /map", c.showMap)
+	mux.HandleFunc("GET /rollouts", c.rollouts.show)
+	mux.HandleFunc("POST /rollouts/{name}/{command}", c.rollouts.do)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second, MaxHeaderBytes: 1 << 14}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -47,7 +50,7 @@ func (c *control) showMap(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("unknown format %q", format), http.StatusBadRequest)
 		return
 	}
-	m, err := reach.Compute(c.services.current(), reach.Options{})
+	m, err := reach.Compute(c.rollouts.judged(c.services), reach.Options{})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -105,17 +108,9 @@ func seen(m *reach.Map, pairs []flowlog.PairTotal) []mapview.Seen {
 
 // WriteMap asks the running `up` of an instance for its map, in one of mapview.Formats, and writes that to out.
 func WriteMap(ctx context.Context, run, format string, out io.Writer) error {
-	path := controlSocket(run)
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://up/map?output="+url.QueryEscape(format), nil)
+	answer, err := ask(ctx, run, http.MethodGet, "/map?output="+url.QueryEscape(format))
 	if err != nil {
-		return err
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		return fmt.Errorf("no `ringfence up` answers at %s; name a DIR, or start it: %w", path, err)
+		return fmt.Errorf("%w; name a DIR, or start it", err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
@@ -124,4 +119,24 @@ func WriteMap(ctx context.Context, run, format string, out io.Writer) error {
 	}
 	_, err = io.Copy(out, answer.Body)
 	return err
+}
+
+// errNobody is returned where no `up` runs.
+var errNobody = errors.New("no `ringfence up` answers")
+
+// ask asks the running `up` of an instance. The caller closes the answer's body. The error wraps errNobody if none runs.
+func ask(ctx context.Context, run, method, path string) (*http.Response, error) {
+	file := controlSocket(run)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", file)
+	}}}
+	request, err := http.NewRequestWithContext(ctx, method, "http://up"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("%w at %s: %w", errNobody, file, err)
+	}
+	return answer, nil
 }

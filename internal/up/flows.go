@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
@@ -24,8 +25,9 @@ type flowService struct {
 	listener net.Listener
 }
 
-func newFlowService(node *runtime.Node, s *services) (*flowService, error) {
-	f := &flowService{log: flowlog.New(flowNames(node.Engine(), s.current, s.name), flowlog.Limits{})}
+func newFlowService(node *runtime.Node, s *services, r *rollouts) (*flowService, error) {
+	judged := func() *cluster.State { return r.judged(s) }
+	f := &flowService{log: flowlog.New(flowNames(node.Engine(), s.current, judged, r.Driver, s.name), flowlog.Limits{})}
 	var err error
 	if f.watch, err = watch.New(node.Namespace(), f.log, node.Dataplane()); err != nil {
 		return nil, fmt.Errorf("watch connections: %w", err)

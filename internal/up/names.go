@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
@@ -11,12 +12,14 @@ import (
 	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
+	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
 // flowNames is what a flow log asks of a running instance: the newest state, what the engine has in force, the
-// reference evaluator's reasons, and the names of Services (nil for none).
-func flowNames(e *engine.Engine, state func() *cluster.State, service func(netip.AddrPort, flow.Protocol) string) flowlog.Names {
+// reference evaluator's reasons by the state that policies are judged by, what rollouts say, and the names of Services.
+func flowNames(e *engine.Engine, state, judged func() *cluster.State, rollouts *driver.Driver,
+	service func(netip.AddrPort, flow.Protocol) string) flowlog.Names {
 	return flowlog.Names{
 		State:  state,
 		Decide: e.Decide,
@@ -24,9 +27,16 @@ func flowNames(e *engine.Engine, state func() *cluster.State, service func(netip
 			return e.Attribute(dataplane.Denial{Row: row, Tuple: t})
 		},
 		Rules:   func(row ruleset.RowID) []flow.Rule { return denyingRules(e.Ruleset(), row) },
-		Reason:  func(t flow.Tuple, by flow.Rule) string { return unmet(state(), t, by) },
-		Title:   func(by flow.Rule) string { return alertTitle(state(), by) },
+		Reason:  func(t flow.Tuple, by flow.Rule) string { return unmet(judged(), t, by) },
+		Title:   func(by flow.Rule) string { return alertTitle(judged(), by) },
 		Service: service,
+		Beside: func(t flow.Tuple, fared flow.Verdict, earlier bool, at time.Time) *flowlog.Beside {
+			d := rollouts.Saw(t, fared, earlier, at)
+			if d == nil {
+				return nil
+			}
+			return &flowlog.Beside{Rollout: d.Rollout, Candidate: d.Candidate, Verdict: d.Verdict, Rule: d.Rule}
+		},
 	}
 }
 

@@ -56,7 +56,9 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	u.node, err = runtime.Open(ctx, o.Instance, runtime.Options{Bridge: o.Bridge,
-		LogGroup: LogGroup, LogRate: LogRate, Resolv: u.services.resolv, Extend: u.services.extend})
+		LogGroup: LogGroup, LogRate: LogRate, Resolv: u.services.resolv, Extend: u.services.extend,
+		Rewrite:  func(s *cluster.State) (*cluster.State, error) { return u.rollouts.Rewrite(s) },
+		Enforced: func(s *cluster.State) { u.rollouts.Enforced(s) }})
 	if err != nil {
 		return err
 	}
@@ -64,7 +66,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.Join(err, u.node.Close())
 	}
-	if u.flows, err = newFlowService(u.node, u.services); err != nil {
+	if u.rollouts, err = newRollouts(u.node, u.say); err != nil {
+		return errors.Join(err, u.node.Close())
+	}
+	if u.flows, err = newFlowService(u.node, u.services, u.rollouts); err != nil {
 		return errors.Join(err, u.node.Close())
 	}
 	err = errors.Join(u.run(ctx, store), u.node.Close())
@@ -81,6 +86,7 @@ type upRun struct {
 	topology string
 
 	services   *services
+	rollouts   *rollouts
 	flows      *flowService
 	executable string
 	repaired   chan struct{} // of one place: what somebody changed in the kernel was put right
@@ -116,6 +122,8 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 		cancel()
 	})
 	parts.Go(func() { u.refresh(ctx) })
+	parts.Go(func() { u.rollouts.Run(ctx) })
+	parts.Go(func() { u.rollouts.count(ctx, u.flows.log) })
 	u.node.Keep(ctx, desired, u.applied)
 	parts.Wait()
 	return errors.Join(<-failed, <-failed, <-failed, <-failed)
@@ -149,7 +157,7 @@ func (u *upRun) answer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c := &control{services: u.services, log: u.flows.log, title: strings.Join(u.paths, " ")}
+	c := &control{services: u.services, rollouts: u.rollouts, log: u.flows.log, title: strings.Join(u.paths, " ")}
 	return c.serve(ctx, l)
 }
 
@@ -170,6 +178,7 @@ func (u *upRun) read(s dir.Snapshot, err error, desired chan runtime.Desired) {
 		s.Changed = slices.Compact(slices.Sorted(slices.Values(append(overtaken.Changed, s.Changed...))))
 	default:
 	}
+	u.rollouts.Follow(s.Rollouts, time.Now())
 	desired <- u.desired(&s)
 }
 

@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/fatih/color"
+	"github.com/spf13/cobra"
+
+	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/driver"
+	"github.com/ringfence-project/ringfence/internal/runtime"
+	"github.com/ringfence-project/ringfence/internal/up"
+)
+
+func newRollout() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rollout",
+		Short: "Show and steer changes of policies that are put in force step by step",
+		Long: `Show and steer the PolicyRollouts of a running instance: changes of policies that are shown against live traffic, put in
+force for a few pods first, watched, and undone by themselves when they hurt.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newRolloutStatus(), newRolloutHistory())
+	for _, c := range []struct {
+		command rollout.Command
+		short   string
+		long    string
+	}{
+		{rollout.Promote, "Accept what was found, and go on", `Accept what was found, and go on: with the next step, with one that was interrupted, or with one that "pause" paused.
+What was accepted does not pause or roll back the rollout again.`},
+		{rollout.Hold, "Leave everything as it is until promoted", `Leave everything as it is until promoted. The cohort goes on being watched, and a denial still rolls back.`},
+		{rollout.Abort, "End a rollout: what was in force before is in force again", `End a rollout that is under way: what was in force before is in force again, for all pods at once.`},
+		{rollout.Undo, "Take back a rollout that is complete", `Take back a rollout that is complete: what was in force before is in force again, for all pods at once.`},
+		{rollout.Retry, "Begin a rollout again that has ended", `Begin a rollout again, from its first step, that was rolled back, aborted or undone.`},
+	} {
+		cmd.AddCommand(newRolloutCommand(c.command, c.short, c.long))
+	}
+	return cmd
+}
+
+func newRolloutCommand(c rollout.Command, short, long string) *cobra.Command {
+	var flags instanceFlags
+	cmd := &cobra.Command{
+		Use:     string(c) + " [NAME]",
+		Short:   short,
+		Long:    long + "\n\nNAME may be left out where there is one rollout only.",
+		Example: "  ringfence rollout " + string(c) + " lockdown",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := flags.instance()
+			if err != nil {
+				return err
+			}
+			_, chosen, err := chooseRollouts(cmd.Context(), i, args)
+			if err != nil {
+				return err
+			}
+			if len(chosen) != 1 {
+				return fmt.Errorf("there are %d rollouts: name one", len(chosen))
+			}
+			name := chosen[0].Rollout
+			if err := up.Command(cmd.Context(), i, name, c); err != nil {
+				return err
+			}
+			if _, chosen, err = chooseRollouts(cmd.Context(), i, []string{name}); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), headline(chosen[0]))
+			return nil
+		},
+	}
+	flags.flags(cmd)
+	return cmd
+}
+
+// chooseRollouts returns all rollouts, and those that args name, or all that there are now.
+func chooseRollouts(ctx context.Context, i runtime.Instance, args []string) (up.Rollouts, []driver.View, error) {
+	all, err := up.ReadRollouts(ctx, i)
+	if err != nil {
+		return all, nil, err
+	}
+	if len(args) == 0 {
+		return all, all.Now, nil
+	}
+	for _, v := range all.Now {
+		if v.Rollout == args[0] {
+			return all, []driver.View{v}, nil
+		}
+	}
+	return all, nil, fmt.Errorf("instance %s has no rollout %s; \"ringfence rollout status\" lists them", i.Name, args[0])
+}
+
+func newRolloutStatus() *cobra.Command {
+	var flags instanceFlags
+	var output string
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "status [NAME]",
+		Short: "Show where rollouts are, what was found, and for whom they are in force",
+		Long: `Show where rollouts are, what was found, and for which pods they are in force. With --watch, go on until all of them
+are over.
+
+Exit code 1 if one was rolled back, aborted or undone, is paused by what was found, or is under way while nobody drives it.`,
+		Example: `  ringfence rollout status -w
+  ringfence rollout status lockdown -o json`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := flags.instance()
+			if err != nil {
+				return err
+			}
+			if watch {
+				if output != "text" {
+					return fmt.Errorf("--watch is for people: leave out -o %s", output)
+				}
+				return watchRollouts(cmd, i, args)
+			}
+			all, chosen, err := chooseRollouts(cmd.Context(), i, args)
+			if err != nil {
+				return err
+			}
+			if output == "text" {
+				err = printRollouts(cmd.OutOrStdout(), chosen, all.Driven)
+			} else {
+				err = encode(cmd.OutOrStdout(), output, up.Rollouts{Driven: all.Driven, Now: chosen})
+			}
+			if err == nil && !allWell(chosen, all.Driven) {
+				return failed{}
+			}
+			return err
+		},
+	}
+	flags.flags(cmd)
+	outputFlag(cmd, &output, "text", "json", "yaml")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until all are over")
+	return cmd
+}
+
+// allWell reports whether nobody has to look at any of them.
+func allWell(views []driver.View, driven bool) bool {
+	for _, v := range views {
+		if rolloutTrouble(v, driven) != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// rolloutTrouble says why somebody should look at a rollout; "" if nobody has to.
+func rolloutTrouble(v driver.View, driven bool) string {
+	switch {
+	case v.Active() && !driven:
+		return "under way, but nobody drives it: it stays as it is until \"ringfence up\" goes on"
+	case v.Phase == rollout.RolledBack, v.Phase == rollout.Paused && v.By == rollout.ByAnalysis:
+		return fmt.Sprintf("%s: %s", phaseText(v), v.Reason)
+	case v.Phase == rollout.Aborted, v.Phase == rollout.Undone:
+		return fmt.Sprintf("%s: what was before is in force", phaseText(v))
+	}
+	return ""
+}
+
+// phaseText is the phase in the words of a sentence.
+func phaseText(v driver.View) string {
+	switch v.Phase {
+	case rollout.RolledBack:
+		return "rolled back"
+	case rollout.Paused:
+		return "paused"
+	}
+	return strings.ToLower(string(v.Phase))
+}
+
+// watchEvery is how often a watched status is looked at.
+const watchEvery = 500 * time.Millisecond
+
+func watchRollouts(cmd *cobra.Command, i runtime.Instance, args []string) error {
+	out := cmd.OutOrStdout()
+	last := ""
+	for {
+		all, chosen, err := chooseRollouts(cmd.Context(), i, args)
+		if err != nil {
+			return err
+		}
+		var text strings.Builder
+		if err := printRollouts(&text, chosen, all.Driven); err != nil {
+			return err
+		}
+		switch {
+		case text.String() == last:
+		case colours(out): // a terminal: in the stead of what was shown
+			fmt.Fprint(out, "\x1b[H\x1b[2J"+text.String())
+		default:
+			fmt.Fprintln(out, text.String())
+		}
+		last = text.String()
+		over := true
+		for _, v := range chosen {
+			over = over && v.Over()
+		}
+		if over || !all.Driven {
+			if !allWell(chosen, all.Driven) {
+				return failed{}
+			}
+			return nil
+		}
+		select {
+		case <-cmd.Context().Done():
+			return cmd.Context().Err()
+		case <-time.After(watchEvery):
+		}
+	}
+}
+
+// headline is for instance "lockdown: progressing, step 2 of 4: enforce 10% of the pods for 5m".
+func headline(v driver.View) string {
+	text := v.Rollout + ": " + phaseText(v)
+	if v.Active() && v.Step < len(v.Steps) {
+		text += fmt.Sprintf(", step %d of %d: %s", v.Step+1, len(v.Steps), v.Steps[v.Step])
+	}
+	return text
+}
+
+func printRollouts(w io.Writer, views []driver.View, driven bool) error {
+	if len(views) == 0 {
+		_, err := fmt.Fprintln(w, "no rollouts")
+		return err
+	}
+	for i, v := range views {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := printRollout(w, v, driven); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printRollout(w io.Writer, v driver.View, driven bool) error {
+	head := headline(v)
+	if colours(w) {
+		c := color.FgGreen
+		if rolloutTrouble(v, driven) != "" {
+			c = color.FgRed
+		}
+		painter := color.New(c)
+		painter.EnableColor()
+		head = painter.Sprint(head)
+	}
+	fmt.Fprintln(w, head)
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	if v.Reason != "" {
+		fmt.Fprintf(t, "  why\t%s\n", v.Reason)
+	}
+	if v.Active() {
+		if !driven {
+			fmt.Fprintln(t, "  frozen\tnobody drives it; \"ringfence up\" goes on")
+		}
+		if v.For > 0 {
+			fmt.Fprintf(t, "  watched\t%s of %s\n", min(v.Watched, v.For).Truncate(time.Second), v.For)
+		}
+		fmt.Fprintf(t, "  cohort\t%d of %d pods%s\n", len(v.Cohort), v.Selected, listed(v.Cohort))
+	}
+	e := v.Evidence
+	if seen := rollout.Count(e.Connections, "connection") + " of " + rollout.Count(len(e.Workloads), "workload"); e.Connections > 0 || v.Active() {
+		if e.Uncertain > 0 {
+			seen += fmt.Sprintf(", and %d that could not be judged", e.Uncertain)
+		}
+		fmt.Fprintf(t, "  seen\t%s\n", seen)
+	}
+	if v.Phase == rollout.Complete {
+		if len(v.Differs) > 0 {
+			fmt.Fprintf(t, "  beyond the files\t%s; before you remove the rollout, write the same there\n", strings.Join(v.Differs, ", "))
+		} else if driven {
+			fmt.Fprintln(t, "  as the files say\tthe rollout can be removed")
+		}
+	}
+	for _, f := range e.Findings {
+		fmt.Fprintf(t, "  %s\t%s\n", findingWord(f), f)
+		fmt.Fprintf(t, "  \t  before: %s; after: %s; for instance %s\n", f.Before, f.After, f.Example)
+	}
+	if e.More > 0 {
+		fmt.Fprintf(t, "  more\t%d connections of other kinds\n", e.More)
+	}
+	return t.Flush()
+}
+
+// listed is ": a, b, c, ..." of a short list.
+func listed(pods []string) string {
+	if len(pods) == 0 {
+		return ""
+	}
+	const most = 4
+	text := ": " + strings.Join(pods[:min(most, len(pods))], ", ")
+	if len(pods) > most {
+		text += ", ..."
+	}
+	return text
+}
+
+func findingWord(f rollout.Finding) string {
+	switch {
+	case f.Kind == rollout.NewlyDenied && f.Enforced:
+		return "denied"
+	case f.Kind == rollout.NewlyDenied:
+		return "would deny"
+	case f.Enforced:
+		return "newly allowed"
+	}
+	return "would allow"
+}
+
+func newRolloutHistory() *cobra.Command {
+	var flags instanceFlags
+	var output string
+	cmd := &cobra.Command{
+		Use:     "history [NAME]",
+		Short:   "Show what happened to rollouts, also to those that are no more",
+		Example: "  ringfence rollout history lockdown",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := flags.instance()
+			if err != nil {
+				return err
+			}
+			all, err := up.ReadRollouts(cmd.Context(), i)
+			if err != nil {
+				return err
+			}
+			var chosen []driver.View
+			for _, v := range append(all.Now, all.Past...) {
+				if len(args) == 0 || v.Rollout == args[0] {
+					chosen = append(chosen, v)
+				}
+			}
+			if len(chosen) == 0 && len(args) > 0 {
+				return fmt.Errorf("instance %s has and had no rollout %s", i.Name, args[0])
+			}
+			if output != "text" {
+				return encode(cmd.OutOrStdout(), output, chosen)
+			}
+			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+			for _, v := range chosen {
+				for _, e := range v.Events {
+					fmt.Fprintf(t, "%s\t%s\t%s\n", e.Time.Local().Format(time.DateTime), v.Rollout, e.Text)
+				}
+			}
+			return t.Flush()
+		},
+	}
+	flags.flags(cmd)
+	outputFlag(cmd, &output, "text", "json", "yaml")
+	return cmd
+}

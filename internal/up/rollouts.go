@@ -1,0 +1,146 @@
+package up
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/conntrack"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/flowlog"
+	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/driver"
+	"github.com/ringfence-project/ringfence/internal/runtime"
+)
+
+// rollouts is the part of `up` that drives rollouts.
+type rollouts struct {
+	*driver.Driver
+}
+
+// rolloutsFolder is where an instance keeps them.
+func rolloutsFolder(i runtime.Instance) string { return filepath.Join(i.State, "rollouts") }
+
+func newRollouts(node *runtime.Node, say func(string, ...any)) (*rollouts, error) {
+	d, err := driver.Open(driver.Options{
+		Folder: rolloutsFolder(node.Instance),
+		Decide: node.Engine().Decide,
+		Living: func(ctx context.Context) ([]flow.Tuple, error) {
+			var all []flow.Tuple
+			err := conntrack.List(ctx, node.Namespace(), func(c conntrack.Conn) {
+				if !c.Over() {
+					all = append(all, c.Tuple())
+				}
+			})
+			return all, err
+		},
+		Pod: func(k cluster.Key) (driver.Pod, bool) {
+			s, known := node.Heard(k)
+			return driver.Pod{Ready: s.Ready, Restarts: s.Restarts}, known
+		},
+		Again: node.Again,
+		Say:   say,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &rollouts{d}, nil
+}
+
+// judged is the state that policies are judged by; before there is one, that of s.
+func (r *rollouts) judged(s *services) *cluster.State {
+	if j := r.InForce(); j != nil {
+		return j
+	}
+	return s.current()
+}
+
+// maxEnds is how many ends of connections may wait to be counted. They are for shares only, so some may be lost.
+const maxEnds = 4096
+
+// count counts how TCP connections end, until ctx ends.
+func (r *rollouts) count(ctx context.Context, log *flowlog.Log) {
+	_, s := log.Subscribe(flowlog.Query{Since: time.Now()}, maxEnds)
+	defer s.Close()
+	for {
+		all, _, err := s.Next(ctx)
+		if err != nil {
+			return
+		}
+		for _, f := range all {
+			if f.End != nil && !f.End.Unseen && f.Protocol == flow.TCP {
+				r.Ended(cluster.Key{Namespace: f.Source.Namespace, Name: f.Source.Pod},
+					cluster.Key{Namespace: f.Destination.Namespace, Name: f.Destination.Pod}, !f.Answered)
+			}
+		}
+	}
+}
+
+// Rollouts are all rollouts of an instance.
+type Rollouts struct {
+	Driven bool          `json:"driven"` // an `up` drives them; else they stay as they are
+	Now    []driver.View `json:"rollouts"`
+	Past   []driver.View `json:"past,omitempty"` // that are no more, the newest first
+}
+
+func (r *rollouts) show(w http.ResponseWriter, _ *http.Request) {
+	now, past := r.Views()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(Rollouts{true, now, past}) // who does not read to the end has gone
+}
+
+func (r *rollouts) do(w http.ResponseWriter, q *http.Request) {
+	c := rollout.Command(q.PathValue("command"))
+	if !slices.Contains(rollout.Commands, c) {
+		http.Error(w, fmt.Sprintf("unknown command %q", c), http.StatusBadRequest)
+		return
+	}
+	err := r.Do(q.PathValue("name"), c, time.Now())
+	switch {
+	case errors.Is(err, driver.ErrUnknown):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusConflict)
+	}
+}
+
+// ReadRollouts asks the running `up` of an instance for its rollouts, or reads what it left if none runs.
+func ReadRollouts(ctx context.Context, i runtime.Instance) (Rollouts, error) {
+	answer, err := ask(ctx, i.Run, http.MethodGet, "/rollouts")
+	if errors.Is(err, errNobody) && ctx.Err() == nil {
+		now, past, err := driver.Read(rolloutsFolder(i))
+		return Rollouts{false, now, past}, err
+	}
+	if err != nil {
+		return Rollouts{}, err
+	}
+	defer answer.Body.Close()
+	var r Rollouts
+	if err := json.NewDecoder(answer.Body).Decode(&r); err != nil {
+		return r, fmt.Errorf("rollouts: %w", err)
+	}
+	return r, nil
+}
+
+// Command tells the running `up` of an instance what a person wants of a rollout. The error says why it does not do it.
+func Command(ctx context.Context, i runtime.Instance, name string, c rollout.Command) error {
+	answer, err := ask(ctx, i.Run, http.MethodPost, "/rollouts/"+url.PathEscape(name)+"/"+string(c))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<12))
+		return errors.New(strings.TrimSpace(string(text)))
+	}
+	return nil
+}
