@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
@@ -165,6 +166,8 @@ func (r *Runner) command(ctx context.Context, rec *flowlog.Record) {
 	cmd := exec.CommandContext(ctx, r.opts.Command[0], r.opts.Command[1:]...)
 	cmd.Stdin = bytes.NewReader(append(record, '\n'))
 	cmd.Env = append(os.Environ(), r.environment(rec)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that what it starts ends with it
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // for grandchildren that hold the output open
 	var out limited
 	cmd.Stdout, cmd.Stderr = &out, &out

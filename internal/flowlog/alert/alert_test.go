@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,11 +28,25 @@ func TestMain(m *testing.M) {
 	switch os.Getenv("ALERT_TEST") {
 	case "":
 		os.Exit(m.Run())
+	case "family":
+		family()
 	case "slow":
 		time.Sleep(time.Minute)
 	case "record":
 		record()
 	}
+}
+
+// family starts another command, and both have the pipe open and go on.
+func family() {
+	pipe, err := os.OpenFile(filepath.Join(os.Getenv("ALERT_DIR"), "pipe"), os.O_WRONLY, 0)
+	if err == nil {
+		cmd := exec.Command("sleep", "1000")
+		cmd.Stdout = pipe
+		err = cmd.Start()
+	}
+	fmt.Println("started", err)
+	time.Sleep(time.Minute)
 }
 
 // record writes what the command got into a file of its own in the folder that it was given.
@@ -204,6 +221,24 @@ func TestSlowCommandIsEnded(t *testing.T) {
 			t.Fatalf("the command is not ended: %q", out.String())
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestWhatACommandStartedEndsWithIt(t *testing.T) {
+	r, dir, _ := start(t, "family", alert.Options{Timeout: 3 * time.Second})
+	path := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skipf("no pipes with names here: %v", err)
+	}
+	r.Offer(denial("a", 1, t0))
+	pipe, err := os.Open(path) // returns when the command has it open too
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEnd := time.AfterFunc(20*time.Second, func() { pipe.Close() })
+	defer mustEnd.Stop()
+	if _, err := io.ReadAll(pipe); err != nil {
+		t.Errorf("something that the command started goes on: %v", err)
 	}
 }
 
