@@ -232,7 +232,7 @@ func (u *upRun) applied(o runtime.Outcome) {
 	var files []string
 	took := time.Duration(0)
 	if s := o.Note.(*dir.Snapshot); s != u.done && !o.InForce.IsZero() {
-		files, took, u.done = s.Changed, o.InForce.Sub(s.Event), s
+		files, took, u.done = changedFiles(s), o.InForce.Sub(s.Event), s
 		u.record.Changed, u.record.Took = o.InForce, took
 	}
 	u.record.Error = ""
@@ -250,6 +250,17 @@ func (u *upRun) applied(o runtime.Outcome) {
 	if o.New && !o.InForce.IsZero() || len(o.Started)+len(o.Stopped) > 0 {
 		u.say("%s", describeChange(files, o, took))
 	}
+}
+
+// changedFiles are the files of a change, as they count.
+func changedFiles(s *dir.Snapshot) []string {
+	files := slices.Clone(s.Changed)
+	for i, f := range files {
+		if slices.Contains(s.Held, f) {
+			files[i] += " (its last good version)"
+		}
+	}
+	return files
 }
 
 // describeChange is "web.yaml: in force after 12ms, generation 7, 2 pods started after 60ms".
