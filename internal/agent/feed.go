@@ -34,8 +34,8 @@ type feed struct {
 type ownPod struct {
 	pod   *kube.Pod
 	place place
-	// lost: it had a place that is gone. It gets another one only when the API says something new of it: an address that
-	// leads elsewhere now may be another pod's, which the API does not know yet.
+	// lost: it had a place that is gone. It gets another one only when the API says that it was started anew: an address
+	// that leads elsewhere now may be another pod's, which the API does not know yet.
 	lost  bool
 	since time.Time // when it was seen first with its addresses
 }
@@ -121,7 +121,6 @@ func (f *feed) Take() (engine.Edit, bool) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	start := time.Now()
 	changed := f.takePods(batch.Pods)
 	placed := f.findPlaces(changed)
 	pods := make([]podEdit, 0, len(batch.Pods)+len(changed))
@@ -134,7 +133,7 @@ func (f *feed) Take() (engine.Edit, bool) {
 		pods = append(pods, f.own[key].edit(key))
 	}
 	return engine.Edit{Apply: func(c *compile.Compiler) { apply(c, batch, pods) },
-		Done: func() { f.done(batch, placed, start) }}, true
+		Done: func() { f.done(batch, placed) }}, true
 }
 
 func endpointOf(p *kube.Pod) *cluster.Endpoint {
@@ -172,8 +171,11 @@ func (f *feed) takePods(pods map[cluster.Key]*kube.Pod) map[cluster.Key]bool {
 		changed[key] = true
 		old := f.own[key]
 		if old == nil || old.pod.UID != p.UID || !slices.Equal(old.pod.Addresses, p.Addresses) {
-			f.own[key] = &ownPod{pod: p, since: time.Now()}
+			f.own[key] = &ownPod{pod: p, since: p.Seen}
 			continue
+		}
+		if old.lost && !old.pod.Started.Equal(p.Started) {
+			old.lost, old.since = false, p.Seen
 		}
 		old.pod = p
 	}
@@ -203,7 +205,7 @@ func (f *feed) findPlaces(changed map[cluster.Key]bool) []*ownPod {
 }
 
 // done notes what is in force now.
-func (f *feed) done(batch kube.Batch, placed []*ownPod, start time.Time) {
+func (f *feed) done(batch kube.Batch, placed []*ownPod) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for key, p := range batch.Policies {
@@ -211,8 +213,8 @@ func (f *feed) done(batch kube.Batch, placed []*ownPod, start time.Time) {
 			delete(f.known, key)
 		} else {
 			f.known[key] = p
+			f.times("policy", time.Since(p.Seen))
 		}
-		f.times("policy", time.Since(start))
 	}
 	for _, p := range placed {
 		f.times("pod", time.Since(p.since))

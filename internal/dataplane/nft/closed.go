@@ -33,6 +33,15 @@ func disjoint(prefixes []netip.Prefix) []netip.Prefix {
 	return kept
 }
 
+// closes reports whether ops take a pod's address away, or plug it in elsewhere. Then the address is closed, which no
+// ruleset says, and its connections have to be judged again: they are not whoever's who gets it next.
+func (d *Dataplane) closes(before *ruleset.Ruleset, ops []ruleset.Op) bool {
+	return len(d.opts.Closed) > 0 && slices.ContainsFunc(ops, func(op ruleset.Op) bool {
+		was, there := before.Locals[op.Prefix.Addr()]
+		return there && (op.Kind == ruleset.DeleteLocal || op.Kind == ruleset.SetLocal && op.Attachment != was)
+	})
+}
+
 // SetClosed changes Options.Closed. It takes effect with the next Apply, which finds what is in force to be different,
 // or Replace. Callers are those of Apply.
 func (d *Dataplane) SetClosed(prefixes []netip.Prefix) {

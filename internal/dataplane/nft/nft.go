@@ -276,7 +276,7 @@ func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
 	before := pick(d.state.rules, ops)
 	err := ruleset.Apply(d.state.rules, ruleset.Delta{From: delta.From, To: delta.To, Ops: ops})
 	if err == nil {
-		err = d.enforce(ctx, before, pick(d.state.rules, ops), delta.Tightens)
+		err = d.enforce(ctx, before, pick(d.state.rules, ops), delta.Tightens || d.closes(before, ops))
 	}
 	if err != nil && d.state != nil {
 		restore(d.state.rules, before, ops)

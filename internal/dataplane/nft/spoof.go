@@ -108,6 +108,16 @@ func notLinkLocal() []netfilter.Expression {
 	return then(step[:len(step)-1], isNot(address(0xfe, 0x80)...))
 }
 
+// nfBridgePostRouting is NF_BR_POST_ROUTING.
+const nfBridgePostRouting = 4
+
+// movedPort drops packets to a pod's address that leave by another port than the pod's.
+func movedPort(v int) netfilter.Rule {
+	to := then(etherType(v), payload(expr.PayloadBaseNetworkHeader, []uint32{16, 24}[v], []uint32{4, 16}[v]))
+	return does(to, in(versioned("bound", v).Name), to, loadInterfaceAt(expr.MetaKeyOIFNAME, v), notIn(versioned("bindings", v).Name),
+		count(), drop())
+}
+
 // bridgeChains are the chains of the bridge table: pods on one bridge could take each other's addresses, and nothing
 // of that would pass where our other table looks.
 func bridgeChains() []netfilter.Chain {
@@ -128,5 +138,10 @@ func bridgeChains() []netfilter.Chain {
 			arp(plain, sender, in("bound4"), count(), drop()),
 		}},
 		{Ref: netfilter.Ref{Family: netfilter.Bridge, Name: "from_pod"}, Rules: fromPod},
+		// See moved: packets for an address leave by its pod's port, those of the node too, as where a frame comes from cannot
+		// be told here.
+		{Ref: netfilter.Ref{Family: netfilter.Bridge, Name: "moved"}, Hook: &netfilter.Hook{Number: nfBridgePostRouting, Priority: early}, Rules: []netfilter.Rule{
+			movedPort(0), movedPort(1),
+		}},
 	}
 }

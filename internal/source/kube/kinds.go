@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -80,7 +81,8 @@ func trimPod(o any) any {
 		return o
 	}
 	t := &corev1.Pod{ObjectMeta: metaOf(&p.ObjectMeta), Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork},
-		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}}
+		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs,
+			ContainerStatuses: trimStatuses(p.Status.ContainerStatuses)}}
 	t.Spec.Containers = trimContainers(p.Spec.Containers)
 	t.Spec.InitContainers = trimContainers(p.Spec.InitContainers)
 	return t
@@ -96,6 +98,27 @@ func trimContainers(list []corev1.Container) []corev1.Container {
 		trimmed[i] = corev1.Container{Ports: c.Ports, RestartPolicy: c.RestartPolicy}
 	}
 	return trimmed
+}
+
+// trimStatuses keeps when containers were started.
+func trimStatuses(list []corev1.ContainerStatus) []corev1.ContainerStatus {
+	var trimmed []corev1.ContainerStatus
+	for _, c := range list {
+		if r := c.State.Running; r != nil {
+			trimmed = append(trimmed, corev1.ContainerStatus{State: corev1.ContainerState{Running: r}})
+		}
+	}
+	return trimmed
+}
+
+func started(p *corev1.Pod) time.Time {
+	var last time.Time
+	for _, c := range p.Status.ContainerStatuses {
+		if r := c.State.Running; r != nil && r.StartedAt.After(last) {
+			last = r.StartedAt.Time
+		}
+	}
+	return last
 }
 
 func trimNamespace(o any) any {
@@ -139,7 +162,8 @@ func (s *Source) setPod(o any) {
 	s.tell("Pod "+key.String(), r.Problems)
 	var pod *Pod
 	if len(r.Objects.Endpoints) > 0 {
-		pod = &Pod{Endpoint: r.Objects.Endpoints[0], UID: string(p.UID), Terminating: p.DeletionTimestamp != nil}
+		pod = &Pod{Endpoint: r.Objects.Endpoints[0], UID: string(p.UID), Terminating: p.DeletionTimestamp != nil,
+			Started: started(p), Seen: time.Now()}
 	}
 	if old, known := s.pods[key]; known && old.same(pod) {
 		return
@@ -157,7 +181,7 @@ func (p *Pod) same(o *Pod) bool {
 		return p == nil && o == nil
 	}
 	a, b := p.Endpoint, o.Endpoint
-	return p.UID == o.UID && p.Terminating == o.Terminating && a.Labels == b.Labels && a.Node == b.Node &&
+	return p.UID == o.UID && p.Terminating == o.Terminating && p.Started.Equal(o.Started) && a.Labels == b.Labels && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.Ended == b.Ended && a.Owner == b.Owner && a.Created.Equal(b.Created) &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
@@ -269,7 +293,7 @@ func (s *Source) passPolicy(kind string, m metav1.Object, b *manifest.Bundle) {
 		s.change(func(b *Batch) { b.Policies[key] = nil })
 		return
 	}
-	p := &Policy{Policy: r.Objects.Policies[0], UID: string(m.GetUID()), Generation: m.GetGeneration()}
+	p := &Policy{Policy: r.Objects.Policies[0], UID: string(m.GetUID()), Generation: m.GetGeneration(), Seen: time.Now()}
 	s.change(func(b *Batch) { b.Policies[key] = p })
 }
 

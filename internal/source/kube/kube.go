@@ -39,13 +39,17 @@ type Pod struct {
 	*cluster.Endpoint
 	UID         string
 	Terminating bool // it was told to end
+	// Started is when its containers were started last: it changes when the pod gets a new sandbox.
+	Started time.Time
+	Seen    time.Time // when this change of it came
 }
 
 // Policy is a policy with what tells its versions apart.
 type Policy struct {
 	*policy.Policy
 	UID        string
-	Generation int64 // of the object's spec
+	Generation int64     // of the object's spec
+	Seen       time.Time // when this change of it came
 }
 
 // Batch is what changed. A nil value says that the object is gone.
