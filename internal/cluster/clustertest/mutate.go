@@ -26,6 +26,25 @@ func Mutate(t *rapid.T, s *cluster.State) *cluster.State {
 	return mustState(t, o)
 }
 
+// ChangePods draws a cluster in which up to n of the pods of s have other labels, addresses or nodes, and returns which.
+// s stays as it is.
+func ChangePods(t *rapid.T, s *cluster.State, n int) (*cluster.State, []cluster.Key) {
+	o := s.Objects()
+	o.Revision++
+	order := make([]int, len(o.Endpoints))
+	for i := range order {
+		order[i] = i
+	}
+	var changed []cluster.Key
+	for _, i := range rapid.Permutation(order).Draw(t, "pods that change")[:min(n, len(order))] {
+		e := *o.Endpoints[i]
+		rapid.SampledFrom([]func(*rapid.T, *cluster.Endpoint){relabel, readdress, move}).Draw(t, "change")(t, &e)
+		o.Endpoints[i] = &e
+		changed = append(changed, e.Key)
+	}
+	return mustState(t, o), changed
+}
+
 // fresh finds the first name of the form prefix and number that is not taken.
 func fresh(prefix string, taken func(string) bool) string {
 	for i := 0; ; i++ {
@@ -58,22 +77,30 @@ func changePod(t *rapid.T, o *cluster.Objects, change func(*cluster.Endpoint)) {
 }
 
 func relabelPod(t *rapid.T, o *cluster.Objects) {
-	changePod(t, o, func(e *cluster.Endpoint) { e.Labels = podLabels(t) })
+	changePod(t, o, func(e *cluster.Endpoint) { relabel(t, e) })
 }
 
-// readdressPod lets a pod end, or come back with another address, which may be another pod's.
 func readdressPod(t *rapid.T, o *cluster.Objects) {
-	changePod(t, o, func(e *cluster.Endpoint) {
-		var addresses []netip.Addr
-		if !e.HostNetwork && rapid.Bool().Draw(t, "lives") {
-			addresses = podAddresses(t, rapid.IntRange(0, hosts-1).Draw(t, "new home"))
-		}
-		e.Addresses = addresses
-	})
+	changePod(t, o, func(e *cluster.Endpoint) { readdress(t, e) })
 }
 
 func movePod(t *rapid.T, o *cluster.Objects) {
-	changePod(t, o, func(e *cluster.Endpoint) { e.Node = rapid.SampledFrom(nodeNames).Draw(t, "new node") })
+	changePod(t, o, func(e *cluster.Endpoint) { move(t, e) })
+}
+
+func relabel(t *rapid.T, e *cluster.Endpoint) { e.Labels = podLabels(t) }
+
+// readdress lets a pod end, or come back with another address, which may be another pod's.
+func readdress(t *rapid.T, e *cluster.Endpoint) {
+	var addresses []netip.Addr
+	if !e.HostNetwork && rapid.Bool().Draw(t, "lives") {
+		addresses = podAddresses(t, rapid.IntRange(0, hosts-1).Draw(t, "new home"))
+	}
+	e.Addresses = addresses
+}
+
+func move(t *rapid.T, e *cluster.Endpoint) {
+	e.Node = rapid.SampledFrom(nodeNames).Draw(t, "new node")
 }
 
 func addPolicy(t *rapid.T, o *cluster.Objects) {
