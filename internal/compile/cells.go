@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
-	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
 // A subjectPlan brings the default and pairs of one subject from what they are to what they have to be.
@@ -26,7 +25,7 @@ type subjectPlan struct {
 func (p *plan) subjects() {
 	c := p.c
 	for _, id := range c.pending.classes {
-		x := c.classes.at(id)
+		x := c.classes.At(id)
 		if x.standIn == c.round && !x.wasThere {
 			continue
 		}
@@ -63,7 +62,7 @@ func (p *plan) subjectStandIn(s *standIn, d int) {
 		x.from = c.sidesBefore(s.from)[d]
 	}
 	if s.judges {
-		x.to = c.classes.at(s.to).sides[d]
+		x.to = c.classes.At(s.to).sides[d]
 	}
 	switch {
 	case !s.judged:
@@ -78,7 +77,7 @@ func (p *plan) subjectStandIn(s *standIn, d int) {
 }
 
 func (c *Compiler) sidesBefore(id uint32) [2]uint32 {
-	if x := c.classes.at(id); x.touched == c.round {
+	if x := c.classes.At(id); x.touched == c.round {
 		return x.wasSides
 	} else {
 		return x.sides
@@ -101,10 +100,10 @@ func (p *plan) unchanged() {
 			from = p.cellsBefore(q.from)
 		}
 		if q.to != unassigned {
-			to = c.classes.at(q.to).cells
+			to = c.classes.At(q.to).cells
 		}
 		eachSide(from, to, func(side uint32) {
-			if c.sides.at(side).even() {
+			if c.sides.At(side).even() {
 				p.eachUnchanged(x, side, func() { x.specialPeer(q) })
 			}
 		})
@@ -117,10 +116,10 @@ func (p *plan) unchanged() {
 // eachUnchanged calls f with x set to each subject that has a side before and after.
 func (p *plan) eachUnchanged(x *subjectPlan, side uint32, f func()) {
 	c := p.c
-	s := c.sides.at(side)
+	s := c.sides.At(side)
 	d := int(s.dir) - 1
 	for _, id := range s.subjects {
-		if y := c.classes.at(id); y.touched == c.round && (y.wasLocals == 0 || y.wasSides[d] != side) {
+		if y := c.classes.At(id); y.touched == c.round && (y.wasLocals == 0 || y.wasSides[d] != side) {
 			continue
 		}
 		*x = subjectPlan{plan: p, id: id, dir: d, from: side, to: side, was: s.common, is: s.common, set: true}
@@ -132,8 +131,8 @@ func (p *plan) eachUnchanged(x *subjectPlan, side uint32, f func()) {
 func (p *plan) uneven() []uint32 {
 	if !p.unevenKnown {
 		p.unevenKnown, p.unevens = true, p.unevens[:0]
-		for i := range p.c.sides.items {
-			if s := &p.c.sides.items[i]; len(s.subjects) > 0 && !s.even() {
+		for i := range p.c.sides.Items {
+			if s := &p.c.sides.Items[i]; len(s.subjects) > 0 && !s.even() {
 				p.unevens = append(p.unevens, uint32(i))
 			}
 		}
@@ -142,11 +141,11 @@ func (p *plan) uneven() []uint32 {
 }
 
 // isPeer reports whether an identity is one of peers.
-func (p *plan) isPeer(id uint32) bool { return p.c.classes.at(id).peer == p.c.round }
+func (p *plan) isPeer(id uint32) bool { return p.c.classes.At(id).peer == p.c.round }
 
 // eachNew yields the classes that do not have the default of a side, and maybe others, with their rows.
 func (p *plan) eachNew(side uint32, yield func(peer, row uint32)) {
-	if s := p.c.sides.at(side); s.even() && s.built == p.c.round {
+	if s := p.c.sides.At(side); s.even() && s.built == p.c.round {
 		for _, y := range s.fresh {
 			yield(y.class, y.row)
 		}
@@ -161,10 +160,10 @@ func (p *plan) eachPeer(side uint32, yield func(peer uint32)) {
 	if side == 0 {
 		return
 	}
-	s := c.sides.at(side)
+	s := c.sides.At(side)
 	switch {
 	case !s.even():
-		for i := range c.classes.items {
+		for i := range c.classes.Items {
 			yield(uint32(i))
 		}
 		return
@@ -279,7 +278,7 @@ func (x *subjectPlan) setDefault(list *[]cellOp, row uint32) {
 // pair sets a pair; the subject has to have a default by then.
 func (x *subjectPlan) pair(list *[]cellOp, peer, row uint32) {
 	if !x.set {
-		x.setDefault(&x.early, x.c.open)
+		x.setDefault(&x.early, x.c.rows.Open)
 	}
 	x.mark(row)
 	*list = append(*list, cellOp{flow.Directions[x.dir], false, x.id, peer, row})
@@ -337,16 +336,13 @@ func (x *subjectPlan) moveDefault(from, to uint32) {
 func (p *plan) between(from, to uint32) uint32 {
 	c := p.c
 	switch {
-	case from == to || !c.loses(from, to):
+	case from == to || !c.rows.Loses(from, to):
 		return from
-	case !p.meets || !c.loses(to, from):
+	case !p.meets || !c.rows.Loses(to, from):
 		return to
 	}
-	id := c.intern(meet(&c.rows.at(from).value, &c.rows.at(to).value))
-	if x := c.rows.at(id); x.holders == 0 {
-		x.holders++
-		p.temporary = append(p.temporary, id)
-	}
+	id := c.rows.HoldMeet(from, to)
+	p.temporary = append(p.temporary, id)
 	return id
 }
 
@@ -464,40 +460,4 @@ func (x *subjectPlan) peerNew(peer uint32) {
 	} else {
 		x.use(row, 1)
 	}
-}
-
-// meet returns the row that allows what both allow.
-func meet(a, b *ruleset.Row) ruleset.Row {
-	both := func(x, y ruleset.Cell) ruleset.Cell {
-		if x.Verdict != flow.Allow {
-			return x
-		}
-		return y
-	}
-	out := ruleset.Row{Other: both(a.Other, b.Other)}
-	for _, p := range flow.PortProtocols {
-		var segments []ruleset.Segment
-		x, y := a.Segments(p), b.Segments(p)
-		for first := 0; len(x) > 0 && len(y) > 0; {
-			last := min(x[0].Last, y[0].Last)
-			segments = append(segments, ruleset.Segment{First: uint16(first), Last: last, Cell: both(x[0].Cell, y[0].Cell)})
-			first = int(last) + 1
-			if x[0].Last == last {
-				x = x[1:]
-			}
-			if y[0].Last == last {
-				y = y[1:]
-			}
-		}
-		segments = ruleset.Merge(segments)
-		switch p {
-		case flow.TCP:
-			out.TCP = segments
-		case flow.UDP:
-			out.UDP = segments
-		default:
-			out.SCTP = segments
-		}
-	}
-	return out
 }

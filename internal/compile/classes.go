@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
+
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
 )
 
 // A class is all that policies can tell of an address, and its number is the identity of all addresses of which they
@@ -53,7 +55,7 @@ func (c *Compiler) signature(sels []uint32, names uint32, unknown bool) []byte {
 }
 
 func (c *Compiler) touchClass(id uint32) {
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	if x.touched != c.round {
 		x.touched, x.wasThere, x.wasLocals, x.wasSides = c.round, x.refs > 0, x.locals, x.sides
 		c.pending.classes = append(c.pending.classes, id)
@@ -62,7 +64,7 @@ func (c *Compiler) touchClass(id uint32) {
 
 // touchSubject has the sides of a class looked up again.
 func (c *Compiler) touchSubject(id uint32) {
-	if x := c.classes.at(id); x.subject != c.round {
+	if x := c.classes.At(id); x.subject != c.round {
 		x.subject = c.round
 		c.touchClass(id)
 		c.pending.subjects = append(c.pending.subjects, id)
@@ -71,7 +73,7 @@ func (c *Compiler) touchSubject(id uint32) {
 
 func (c *Compiler) countLocals(id uint32, by int32) {
 	c.touchClass(id)
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	was := x.locals
 	if x.locals += by; was == 0 || x.locals == 0 {
 		c.touchSubject(id)
@@ -120,7 +122,7 @@ func (c *Compiler) updateClasses() {
 		w.group = g
 		if w.old != unassigned {
 			c.touchClass(w.old)
-			c.classes.at(w.old).refs--
+			c.classes.At(w.old).refs--
 		}
 	}
 	for i := range groups {
@@ -143,7 +145,7 @@ func (c *Compiler) updateClasses() {
 func (c *Compiler) living() int {
 	n := len(c.classIndex)
 	for _, id := range c.pending.classes {
-		if x := c.classes.at(id); id != nobody && x.refs == 0 && x.signature != "" {
+		if x := c.classes.At(id); id != nobody && x.refs == 0 && x.signature != "" {
 			n--
 		}
 	}
@@ -154,13 +156,13 @@ func (c *Compiler) living() int {
 func (c *Compiler) resignings() []resigning {
 	work := c.scratch.work[:0]
 	for _, id := range c.pending.sets {
-		s := c.sets.at(id)
+		s := c.sets.At(id)
 		kept := s.atoms[:0]
 		for _, a := range s.atoms {
 			if a.hosts == 0 {
 				if a.identity != unassigned {
 					c.touchClass(a.identity)
-					c.classes.at(a.identity).refs--
+					c.classes.At(a.identity).refs--
 				}
 				continue
 			}
@@ -176,12 +178,12 @@ func (c *Compiler) resignings() []resigning {
 		}
 	}
 	for _, t := range c.pending.regions {
-		x := c.regions.at(t.region)
+		x := c.regions.At(t.region)
 		if !x.prefix.IsValid() {
 			if x.touched { // it was dropped
 				x.touched = false
 				c.touchClass(x.identity)
-				c.classes.at(x.identity).refs--
+				c.classes.At(x.identity).refs--
 			}
 			continue
 		}
@@ -193,12 +195,12 @@ func (c *Compiler) resignings() []resigning {
 
 // selsOf returns what the signature of w is made of; the slice is good until the next call.
 func (c *Compiler) selsOf(w *resigning) (sels []uint32, names uint32, unknown bool) {
-	r := c.regions.at(w.region)
+	r := c.regions.At(w.region)
 	sels = c.scratch.sels[:0]
 	if w.set != 0 {
-		s := c.sets.at(w.set)
+		s := c.sets.At(w.set)
 		sels = append(sels, s.sels...)
-		s.names = c.ports.named(s.key.ports)
+		s.names = c.rows.Ports.Named(s.key.ports)
 		names = s.names
 	} else {
 		// Where no policy asks for labels or names, an unknown pod is nobody special.
@@ -210,7 +212,7 @@ func (c *Compiler) selsOf(w *resigning) (sels []uint32, names uint32, unknown bo
 	return sels, names, unknown
 }
 
-func (c *Compiler) special() bool { return c.podSelectors > 0 || len(c.ports.used) > 0 }
+func (c *Compiler) special() bool { return c.podSelectors > 0 || len(c.rows.Ports.Used) > 0 }
 
 // inherit gives the numbers of classes that became free to groups. Larger parts choose first.
 func (c *Compiler) inherit(work []resigning, groups []resignedGroup) {
@@ -220,7 +222,7 @@ func (c *Compiler) inherit(work []resigning, groups []resignedGroup) {
 	}
 	var parts []part
 	for _, w := range work {
-		if w.old != unassigned && w.old != nobody && c.classes.at(w.old).refs == 0 && groups[w.group].class == unassigned {
+		if w.old != unassigned && w.old != nobody && c.classes.At(w.old).refs == 0 && groups[w.group].class == unassigned {
 			parts = append(parts, part{w.old, w.group, w.hosts})
 		}
 	}
@@ -251,7 +253,7 @@ func (c *Compiler) inherit(work []resigning, groups []resignedGroup) {
 }
 
 func (c *Compiler) newClass(g *resignedGroup) {
-	g.class = c.classes.take()
+	g.class = c.classes.Take()
 	c.touchClass(g.class)
 	c.resign(g.class, g)
 }
@@ -259,7 +261,7 @@ func (c *Compiler) newClass(g *resignedGroup) {
 // resign gives a class another signature. What an old one and the new one have in common is left as it is: of the
 // selectors that match a class most stay.
 func (c *Compiler) resign(id uint32, g *resignedGroup) {
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	if c.classIndex[x.signature] == id {
 		delete(c.classIndex, x.signature)
 	}
@@ -267,7 +269,7 @@ func (c *Compiler) resign(id uint32, g *resignedGroup) {
 	x.kept = x.signature != "" && x.names == g.names && x.unknown == g.unknown
 	x.delta = x.delta[:0]
 	if x.unknown != g.unknown {
-		if c.unknowns = without(c.unknowns, id); g.unknown {
+		if c.unknowns = pool.Without(c.unknowns, id); g.unknown {
 			c.unknowns = append(c.unknowns, id)
 		}
 	}
@@ -275,14 +277,14 @@ func (c *Compiler) resign(id uint32, g *resignedGroup) {
 	c.classIndex[g.signature] = id
 	for _, s := range old {
 		if _, stays := slices.BinarySearch(g.sels, s); !stays {
-			sel := c.selectors.at(s)
-			sel.classes = without(sel.classes, id)
+			sel := c.selectors.At(s)
+			sel.classes = pool.Without(sel.classes, id)
 			x.delta = append(x.delta, s)
 		}
 	}
 	for _, s := range g.sels {
 		if _, was := slices.BinarySearch(old, s); !was {
-			sel := c.selectors.at(s)
+			sel := c.selectors.At(s)
 			sel.classes = append(sel.classes, id)
 			x.delta = append(x.delta, s)
 		}
@@ -293,16 +295,16 @@ func (c *Compiler) resign(id uint32, g *resignedGroup) {
 
 // unlist takes a class from where it is found by its signature.
 func (c *Compiler) unlist(id uint32) {
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	if c.classIndex[x.signature] == id {
 		delete(c.classIndex, x.signature)
 	}
 	for _, s := range x.sels {
-		sel := c.selectors.at(s)
-		sel.classes = without(sel.classes, id)
+		sel := c.selectors.At(s)
+		sel.classes = pool.Without(sel.classes, id)
 	}
 	if x.unknown {
-		c.unknowns = without(c.unknowns, id)
+		c.unknowns = pool.Without(c.unknowns, id)
 	}
 	x.sels, x.unknown = nil, false
 }
@@ -310,12 +312,12 @@ func (c *Compiler) unlist(id uint32) {
 // assign makes an atom or region a member of a class.
 func (c *Compiler) assign(w resigning, id uint32) {
 	c.touchClass(id)
-	c.classes.at(id).refs++
+	c.classes.At(id).refs++
 	if w.set == 0 {
-		c.regions.at(w.region).identity = id
+		c.regions.At(w.region).identity = id
 		return
 	}
-	s := c.sets.at(w.set)
+	s := c.sets.At(w.set)
 	a := s.atom(w.region)
 	if w.old == id {
 		return
@@ -335,11 +337,11 @@ func (c *Compiler) assign(w resigning, id uint32) {
 // sweepClasses forgets classes that nothing is a member of.
 func (c *Compiler) sweepClasses() {
 	for _, id := range c.pending.classes {
-		if x := c.classes.at(id); x.refs == 0 && id != nobody && x.signature != "" {
+		if x := c.classes.At(id); x.refs == 0 && id != nobody && x.signature != "" {
 			c.unlist(id)
 			x.signature = ""
 			c.countCells(x.cells, -1)
-			c.classes.drop(id)
+			c.classes.Drop(id)
 		}
 	}
 }

@@ -13,7 +13,8 @@
 //   - policies: those that select a pod of ours; only their selectors count.
 //   - regions: the prefixes at whose edges the answer of an address block changes.
 //   - classes: label sets and regions that the same selectors match are one identity.
-//   - sides, rows: all policies that speak for a pod in one direction, and the row that they give each identity.
+//   - sides: all policies that speak for a pod in one direction, and the row that they give each identity. Package
+//     compile/rows makes it of their rules.
 //   - flush, plan, tighten: the difference, in an order that is safe at every point.
 package compile
 
@@ -22,7 +23,8 @@ import (
 	"net/netip"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
-	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
+	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
@@ -44,29 +46,28 @@ type Compiler struct {
 	round      uint32 // counts flushes: what is marked with it was touched since the last one
 	seed       maphash.Seed
 
-	pods        pool[pod]
-	podIndex    index
+	pods        pool.Pool[pod]
+	podIndex    pool.Index
 	attachments map[uint32]ruleset.Attachment // by pod
 	nodes       map[string]uint32
-	nodePool    pool[node]
-	hosts       pool[host]
-	hostIndex   index
+	nodePool    pool.Pool[node]
+	hosts       pool.Pool[host]
+	hostIndex   pool.Index
 	rivals      map[uint32][]owner            // by host: owners beyond the first
 	attached    map[uint32]ruleset.Attachment // by host: as last flushed
 	locals      int                           // hosts that are judged, as last flushed
 	areas       map[areaKey]*area
 
-	spaces    pool[space]
+	spaces    pool.Pool[space]
 	spaceName map[string]uint32
-	sets      pool[set]
+	sets      pool.Pool[set]
 	setIndex  map[setKey]uint32
 	nodeSets  []uint32
 	withLabel map[string][]uint32 // sets by "key=value"
-	ports     portTable
 
-	selectors     pool[selector]
+	selectors     pool.Pool[selector]
 	selectorIndex map[selectorKey]uint32
-	spaceSels     pool[spaceSelector]
+	spaceSels     pool.Pool[spaceSelector]
 	spaceSelIndex map[string]uint32
 	generalSels   []uint32 // space selectors that do not just name a namespace
 	subjects      anchors  // selectors of the subjects of all policies
@@ -74,13 +75,10 @@ type Compiler struct {
 	nodeSelectors []uint32
 	podSelectors  int // how many of those that tell identities apart are over pods
 
-	policies    pool[pol]
+	policies    pool.Pool[pol]
 	policyIndex map[policyKey]uint32
-	rules       map[flow.Rule]*origin
-	origins     map[ruleset.RuleID]*origin
-	lastRule    ruleset.RuleID
 
-	regions     pool[region]
+	regions     pool.Pool[region]
 	regionIndex map[netip.Prefix]uint32
 	lengths     lengths
 	lengthCount [2][129]int
@@ -88,20 +86,16 @@ type Compiler struct {
 	ranges      []netip.Prefix
 	wasSpecial  bool
 
-	classes    pool[class]
+	classes    pool.Pool[class]
 	classIndex map[string]uint32
 	unknowns   []uint32 // classes of unknown pods
 
-	sides     pool[side]
+	sides     pool.Pool[side]
 	sideIndex map[string]uint32
-	rows      pool[row]
-	rowIndex  index
-	lastRow   ruleset.RowID
-	open      uint32 // the row that allows everything
+	rows      *rows.Rows
 
 	pending pending
 	scratch scratch
-	loss    map[[2]uint32]bool // whether the second row denies what the first allows
 	moves   map[[2]uint32]bool // whether an address loses something by going from one class to another
 }
 
@@ -125,21 +119,19 @@ type pending struct {
 // New returns a compiler whose current ruleset is empty.
 func New(o Options) *Compiler {
 	c := &Compiler{options: o, round: 1, seed: maphash.MakeSeed(),
-		pods: newPool[pod](), attachments: map[uint32]ruleset.Attachment{}, nodes: map[string]uint32{}, nodePool: newPool[node](),
-		hosts: newPool[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, areas: map[areaKey]*area{},
-		spaces: newPool[space](), spaceName: map[string]uint32{}, sets: newPool[set](), setIndex: map[setKey]uint32{},
-		withLabel: map[string][]uint32{}, ports: newPortTable(),
-		selectors: newPool[selector](), selectorIndex: map[selectorKey]uint32{}, spaceSels: newPool[spaceSelector](),
+		pods: pool.New[pod](), attachments: map[uint32]ruleset.Attachment{}, nodes: map[string]uint32{}, nodePool: pool.New[node](),
+		hosts: pool.New[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, areas: map[areaKey]*area{},
+		spaces: pool.New[space](), spaceName: map[string]uint32{}, sets: pool.New[set](), setIndex: map[setKey]uint32{},
+		withLabel: map[string][]uint32{}, rows: rows.New(),
+		selectors: pool.New[selector](), selectorIndex: map[selectorKey]uint32{}, spaceSels: pool.New[spaceSelector](),
 		spaceSelIndex: map[string]uint32{}, subjects: newAnchors(), peers: newAnchors(),
-		policies: newPool[pol](), policyIndex: map[policyKey]uint32{}, rules: map[flow.Rule]*origin{}, origins: map[ruleset.RuleID]*origin{},
-		regions: newPool[region](), regionIndex: map[netip.Prefix]uint32{},
-		classes: newPool[class](), classIndex: map[string]uint32{}, sides: newPool[side](), sideIndex: map[string]uint32{},
-		rows: newPool[row](), loss: map[[2]uint32]bool{}, moves: map[[2]uint32]bool{}}
+		policies: pool.New[pol](), policyIndex: map[policyKey]uint32{},
+		regions: pool.New[region](), regionIndex: map[netip.Prefix]uint32{},
+		classes: pool.New[class](), classIndex: map[string]uint32{}, sides: pool.New[side](), sideIndex: map[string]uint32{},
+		moves: map[[2]uint32]bool{}}
 	c.pending.policies = map[policyKey]*policy.Policy{}
 	c.classIndex[string(c.signature(nil, 0, false))] = nobody
-	c.classes.at(nobody).refs = 1 // of the region that is everything
-	c.open = c.intern(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}))
-	c.rows.at(c.open).holders++
+	c.classes.At(nobody).refs = 1 // of the region that is everything
 	return c
 }
 
@@ -163,7 +155,7 @@ func (c *Compiler) Update(s *cluster.State, at map[cluster.Key]ruleset.Attachmen
 
 func (c *Compiler) updateSpaces(s *cluster.State) {
 	for name, id := range c.spaceName {
-		if n := s.Namespace(name); c.spaces.at(id).labels != n.Labels {
+		if n := s.Namespace(name); c.spaces.At(id).labels != n.Labels {
 			c.DeleteNamespace(name)
 		}
 	}
@@ -199,11 +191,11 @@ func (c *Compiler) updatePolicies(s *cluster.State) {
 }
 
 func (c *Compiler) dropPodsNotIn(s *cluster.State) {
-	if c.podIndex.live == len(s.Endpoints()) {
+	if c.podIndex.Live() == len(s.Endpoints()) {
 		return // those of s are all there
 	}
-	for i := range c.pods.items {
-		if e := c.pods.items[i].endpoint; e != nil && s.Endpoint(e.Key) == nil {
+	for i := range c.pods.Items {
+		if e := c.pods.Items[i].endpoint; e != nil && s.Endpoint(e.Key) == nil {
 			c.DeletePod(e.Key)
 		}
 	}

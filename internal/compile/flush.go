@@ -3,6 +3,7 @@ package compile
 import (
 	"net/netip"
 
+	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
@@ -17,8 +18,8 @@ type scratch struct {
 	ids        []ruleset.RuleID
 	work       []resigning
 	hits       []uint64
-	own        []hit
-	merged     []hit
+	own        []rows.Hit
+	merged     []rows.Hit
 	cells      []cell
 	trails     trails
 	plan       plan
@@ -45,7 +46,7 @@ func (c *Compiler) Flush() ruleset.Delta {
 // that select those that have become ours.
 func (c *Compiler) rematch() {
 	for _, id := range c.pending.sets {
-		s := c.sets.at(id)
+		s := c.sets.At(id)
 		isNew := s.rematch
 		if s.rematch {
 			s.rematch, s.resign = false, true
@@ -63,7 +64,7 @@ func (c *Compiler) matchingSelectors(s *set) []uint32 {
 	}
 	found := s.sels[:0]
 	for _, id := range c.nodeSelectors {
-		if c.selectors.at(id).labels.Matches(s.key.labels) {
+		if c.selectors.At(id).labels.Matches(s.key.labels) {
 			found = append(found, id)
 		}
 	}
@@ -74,8 +75,8 @@ func (c *Compiler) updateNames() {
 	if !c.pending.names {
 		return
 	}
-	for i := range c.sets.items {
-		if s := &c.sets.items[i]; s.key.ports != 0 && s.hosts > 0 {
+	for i := range c.sets.Items {
+		if s := &c.sets.Items[i]; s.key.ports != 0 && s.hosts > 0 {
 			c.resignSet(uint32(i))
 		}
 	}
@@ -85,33 +86,33 @@ func (c *Compiler) updateNames() {
 func (c *Compiler) sweep() {
 	c.sweepHosts()
 	for _, t := range c.pending.regions {
-		c.regions.at(t.region).touched = false
+		c.regions.At(t.region).touched = false
 	}
 	c.sweepClasses()
 	c.sweepSides()
 	c.sweepSpaces()
 	p := &c.pending
 	for _, id := range p.changed {
-		c.classes.at(id).was = nil
+		c.classes.At(id).was = nil
 	}
 	for _, id := range p.built {
-		c.sides.at(id).fresh = nil
+		c.sides.At(id).fresh = nil
 	}
 	p.hosts, p.sets, p.classes, p.subjects = p.hosts[:0], p.sets[:0], p.classes[:0], p.subjects[:0]
 	p.changed, p.cells, p.regions, p.built = p.changed[:0], p.cells[:0], p.regions[:0], p.built[:0]
 	p.spaces, p.edges, p.names = false, p.edges[:0], false
-	c.pods.settle()
-	c.nodePool.settle()
-	c.hosts.settle()
-	c.spaces.settle()
-	c.sets.settle()
-	c.selectors.settle()
-	c.spaceSels.settle()
-	c.policies.settle()
-	c.regions.settle()
-	c.classes.settle()
-	c.sides.settle()
-	c.rows.settle()
+	c.pods.Settle()
+	c.nodePool.Settle()
+	c.hosts.Settle()
+	c.spaces.Settle()
+	c.sets.Settle()
+	c.selectors.Settle()
+	c.spaceSels.Settle()
+	c.policies.Settle()
+	c.regions.Settle()
+	c.classes.Settle()
+	c.sides.Settle()
+	c.rows.Settle()
 	c.round++
 	c.trim()
 }
@@ -125,14 +126,11 @@ func (c *Compiler) trim() {
 		left := s.left
 		c.scratch = scratch{left: left}
 	}
-	if len(c.loss) > large {
-		c.loss = map[[2]uint32]bool{}
-	}
 }
 
 func (c *Compiler) sweepHosts() {
 	for _, t := range c.pending.hosts {
-		x := c.hosts.at(t.host)
+		x := c.hosts.At(t.host)
 		x.touched = false
 		if x.local != t.local {
 			if x.local {
@@ -146,9 +144,9 @@ func (c *Compiler) sweepHosts() {
 			c.noteAttachment(t.host)
 		}
 		if x.first == 0 {
-			c.hostIndex.remove(hashAddr(x.addr), t.host)
+			c.hostIndex.Remove(hashAddr(x.addr), t.host)
 			c.areaOf(x.addr).hosts--
-			c.hosts.drop(t.host)
+			c.hosts.Drop(t.host)
 		}
 	}
 }
@@ -177,8 +175,8 @@ func (c *Compiler) attachmentOf(h uint32) ruleset.Attachment {
 func (c *Compiler) Ruleset() *ruleset.Ruleset {
 	r := ruleset.New()
 	r.Generation = c.generation
-	for i := range c.hosts.items {
-		x := &c.hosts.items[i]
+	for i := range c.hosts.Items {
+		x := &c.hosts.Items[i]
 		if x.set == 0 {
 			continue
 		}
@@ -190,56 +188,54 @@ func (c *Compiler) Ruleset() *ruleset.Ruleset {
 		}
 	}
 	for _, id := range c.regionIndex {
-		x := c.regions.at(id)
+		x := c.regions.At(id)
 		if x.prefix.IsSingleIP() && c.hostAt(x.prefix.Addr()) != 0 {
 			continue
 		}
-		if x.identity != c.regions.at(x.parent).identity {
+		if x.identity != c.regions.At(x.parent).identity {
 			r.Addresses[x.prefix] = ruleset.Identity(x.identity)
 		}
 	}
-	for i := range c.sides.items {
-		for _, subject := range c.sides.items[i].subjects {
-			c.addSide(r, &c.sides.items[i], subject)
+	for i := range c.sides.Items {
+		for _, subject := range c.sides.Items[i].subjects {
+			c.addSide(r, &c.sides.Items[i], subject)
 		}
 	}
-	for i := range c.classes.items {
+	for i := range c.classes.Items {
 		if c.alive(uint32(i)) {
 			c.addPeer(r, uint32(i))
 		}
 	}
-	for i := range c.rows.items {
-		if x := &c.rows.items[i]; x.id != 0 {
-			r.Rows[x.id] = x.value
-			c.eachRule(&x.value, func(o *origin) { r.Rules[o.id] = o.rule })
-		}
+	for x := range c.rows.All {
+		r.Rows[x.ID] = x.Value
+		c.rows.EachRule(&x.Value, func(o *rows.Origin) { r.Rules[o.ID] = o.Rule })
 	}
 	return r
 }
 
 func (c *Compiler) addSide(r *ruleset.Ruleset, s *side, subject uint32) {
 	key := ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}
-	r.Defaults[key] = c.rows.at(s.common).id
+	r.Defaults[key] = c.rows.At(s.common).ID
 	if s.even() {
 		return
 	}
-	for peer := range c.classes.items { // those that are listed have another row set later
+	for peer := range c.classes.Items { // those that are listed have another row set later
 		if c.alive(uint32(peer)) {
-			r.Pairs[ruleset.Pair{Subject: key, Peer: ruleset.Identity(peer)}] = c.rows.at(s.usual).id
+			r.Pairs[ruleset.Pair{Subject: key, Peer: ruleset.Identity(peer)}] = c.rows.At(s.usual).ID
 		}
 	}
 }
 
 // addPeer adds the pairs of all subjects with an identity.
 func (c *Compiler) addPeer(r *ruleset.Ruleset, id uint32) {
-	for _, y := range c.classes.at(id).cells {
-		s := c.sides.at(y.side)
+	for _, y := range c.classes.At(id).cells {
+		s := c.sides.At(y.side)
 		for _, subject := range s.subjects {
 			key := ruleset.Pair{Subject: ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}, Peer: ruleset.Identity(id)}
 			if y.row == s.common {
 				delete(r.Pairs, key)
 			} else {
-				r.Pairs[key] = c.rows.at(y.row).id
+				r.Pairs[key] = c.rows.At(y.row).ID
 			}
 		}
 	}
@@ -271,30 +267,26 @@ func (c *Compiler) Judge(t flow.Tuple) ruleset.Judgement {
 // Decide is Judge with the rule itself in place of its number.
 func (c *Compiler) Decide(t flow.Tuple) flow.Decision {
 	j := c.Judge(t)
-	d := flow.Decision{Verdict: j.Verdict, Direction: j.Direction}
-	if o := c.origins[j.Rule]; o != nil {
-		d.Rule = o.rule
-	}
-	return d
+	return flow.Decision{Verdict: j.Verdict, Direction: j.Direction, Rule: c.rows.Rule(j.Rule)}
 }
 
 // lookUp returns the identity of an address and whether it is one that is judged.
 func (c *Compiler) lookUp(a netip.Addr) (identity uint32, local bool) {
 	if h := c.hostAt(a); h != 0 {
-		x := c.hosts.at(h)
+		x := c.hosts.At(h)
 		return c.identityOf(x), x.local
 	}
-	return c.regions.at(c.regionOf(a)).identity, false
+	return c.regions.At(c.regionOf(a)).identity, false
 }
 
 func (c *Compiler) judgeSide(d int, subject, peer uint32, t flow.Tuple) ruleset.Judgement {
-	id := c.classes.at(subject).sides[d]
+	id := c.classes.At(subject).sides[d]
 	if id == 0 {
 		return ruleset.Judgement{Verdict: flow.Allow}
 	}
-	row := c.rows.at(c.rowIn(c.classes.at(peer).cells, id))
-	cell := row.value.Lookup(t.Protocol, t.Port)
-	j := ruleset.Judgement{Verdict: cell.Verdict, Row: row.id, Rule: cell.Rule}
+	row := c.rows.At(c.rowIn(c.classes.At(peer).cells, id))
+	cell := row.Value.Lookup(t.Protocol, t.Port)
+	j := ruleset.Judgement{Verdict: cell.Verdict, Row: row.ID, Rule: cell.Rule}
 	if cell.Verdict != flow.Allow {
 		j.Direction = flow.Directions[d]
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -47,12 +48,12 @@ func (c *Compiler) SetPod(e *cluster.Endpoint, at ruleset.Attachment) {
 	id := c.podNumber(hash, e.Key)
 	var old *cluster.Endpoint
 	if id == 0 {
-		id = c.pods.take()
-		c.podIndex.insert(hash, id, func(i uint32) uint64 { return c.hashKey(c.pods.at(i).endpoint.Key) })
-	} else if old = c.pods.at(id).endpoint; old == e && c.attachments[id] == at {
+		id = c.pods.Take()
+		c.podIndex.Insert(hash, id, func(i uint32) uint64 { return c.hashKey(c.pods.At(i).endpoint.Key) })
+	} else if old = c.pods.At(id).endpoint; old == e && c.attachments[id] == at {
 		return
 	}
-	c.pods.at(id).endpoint = e
+	c.pods.At(id).endpoint = e
 	if at != (ruleset.Attachment{}) {
 		c.attachments[id] = at
 	} else if len(c.attachments) > 0 {
@@ -78,12 +79,12 @@ func (c *Compiler) DeletePod(k cluster.Key) {
 	if id == 0 {
 		return
 	}
-	for _, a := range addressesOf(c.pods.at(id).endpoint) {
+	for _, a := range addressesOf(c.pods.At(id).endpoint) {
 		c.disown(a, owner(id))
 	}
-	c.podIndex.remove(hash, id)
-	c.pods.at(id).endpoint = nil
-	c.pods.drop(id)
+	c.podIndex.Remove(hash, id)
+	c.pods.At(id).endpoint = nil
+	c.pods.Drop(id)
 	delete(c.attachments, id)
 }
 
@@ -91,14 +92,14 @@ func (c *Compiler) DeletePod(k cluster.Key) {
 func (c *Compiler) SetNode(n cluster.Node) {
 	id, known := c.nodes[n.Name]
 	if !known {
-		id = c.nodePool.take()
+		id = c.nodePool.Take()
 		c.nodes[n.Name] = id
 	}
-	old := c.nodePool.at(id).node
+	old := c.nodePool.At(id).node
 	if known && old.Labels == n.Labels && slices.Equal(old.Addresses, n.Addresses) {
 		return
 	}
-	c.nodePool.at(id).node = n
+	c.nodePool.At(id).node = n
 	for _, a := range plain(old.Addresses) {
 		if !slices.Contains(n.Addresses, a) {
 			c.disown(a, owner(id)|ofNode)
@@ -115,11 +116,11 @@ func (c *Compiler) DeleteNode(name string) {
 	if !known {
 		return
 	}
-	for _, a := range plain(c.nodePool.at(id).node.Addresses) {
+	for _, a := range plain(c.nodePool.At(id).node.Addresses) {
 		c.disown(a, owner(id)|ofNode)
 	}
 	delete(c.nodes, name)
-	c.nodePool.drop(id)
+	c.nodePool.Drop(id)
 }
 
 // addressesOf returns the addresses that a pod has to itself.
@@ -144,7 +145,7 @@ func (c *Compiler) hashKey(k cluster.Key) uint64 {
 }
 
 func (c *Compiler) podNumber(hash uint64, k cluster.Key) uint32 {
-	return c.podIndex.find(hash, func(i uint32) bool { return c.pods.at(i).endpoint.Key == k })
+	return c.podIndex.Find(hash, func(i uint32) bool { return c.pods.At(i).endpoint.Key == k })
 }
 
 // hashAddr mixes: addresses are dense, and places next to each other are what an index is quickest with.
@@ -159,19 +160,19 @@ func hashAddr(a netip.Addr) uint64 {
 }
 
 func (c *Compiler) hostAt(a netip.Addr) uint32 {
-	return c.hostIndex.find(hashAddr(a), func(i uint32) bool { return c.hosts.at(i).addr == a })
+	return c.hostIndex.Find(hashAddr(a), func(i uint32) bool { return c.hosts.At(i).addr == a })
 }
 
 // own notes that o says that a is its own.
 func (c *Compiler) own(a netip.Addr, o owner) {
 	h := c.hostAt(a)
 	if h == 0 {
-		h = c.hosts.take()
-		*c.hosts.at(h) = host{addr: a, region: c.regionOf(a)}
-		c.hostIndex.insert(hashAddr(a), h, func(i uint32) uint64 { return hashAddr(c.hosts.at(i).addr) })
+		h = c.hosts.Take()
+		*c.hosts.At(h) = host{addr: a, region: c.regionOf(a)}
+		c.hostIndex.Insert(hashAddr(a), h, func(i uint32) uint64 { return hashAddr(c.hosts.At(i).addr) })
 		c.areaOf(a).hosts++
 	}
-	switch x := c.hosts.at(h); {
+	switch x := c.hosts.At(h); {
 	case x.first == 0:
 		x.first = o
 	case x.first != o && !slices.Contains(c.rivals[h], o):
@@ -185,14 +186,14 @@ func (c *Compiler) disown(a netip.Addr, o owner) {
 	if h == 0 {
 		return
 	}
-	x, others := c.hosts.at(h), c.rivals[h]
+	x, others := c.hosts.At(h), c.rivals[h]
 	switch {
 	case x.first == o && len(others) > 0:
 		x.first, others = others[0], others[1:]
 	case x.first == o:
 		x.first = 0
 	default:
-		others = without(others, o)
+		others = pool.Without(others, o)
 	}
 	if len(others) > 0 {
 		c.rivals[h] = others
@@ -204,7 +205,7 @@ func (c *Compiler) disown(a netip.Addr, o owner) {
 
 // winner is who has an address: the newest pod, else the last node.
 func (c *Compiler) winner(h uint32) owner {
-	best := c.hosts.at(h).first
+	best := c.hosts.At(h).first
 	if len(c.rivals) > 0 {
 		for _, o := range c.rivals[h] {
 			if c.goesBefore(o, best) {
@@ -220,13 +221,13 @@ func (c *Compiler) winner(h uint32) owner {
 func (c *Compiler) At(a netip.Addr) cluster.Party {
 	p := cluster.Party{Addr: a}
 	h := c.hostAt(a)
-	if h == 0 || c.hosts.at(h).first == 0 {
-		p.Unknown = c.regions.at(c.regionOf(a)).unknown
+	if h == 0 || c.hosts.At(h).first == 0 {
+		p.Unknown = c.regions.At(c.regionOf(a)).unknown
 	} else if w := c.winner(h); w&ofNode != 0 {
-		n := c.nodePool.at(uint32(w &^ ofNode)).node
+		n := c.nodePool.At(uint32(w &^ ofNode)).node
 		p.Node = &n
 	} else {
-		p.Endpoint = c.pods.at(uint32(w)).endpoint
+		p.Endpoint = c.pods.At(uint32(w)).endpoint
 	}
 	return p
 }
@@ -236,9 +237,9 @@ func (c *Compiler) goesBefore(a, b owner) bool {
 	case a&ofNode != b&ofNode:
 		return b&ofNode != 0
 	case a&ofNode != 0:
-		return c.nodePool.at(uint32(a&^ofNode)).node.Name > c.nodePool.at(uint32(b&^ofNode)).node.Name
+		return c.nodePool.At(uint32(a&^ofNode)).node.Name > c.nodePool.At(uint32(b&^ofNode)).node.Name
 	}
-	x, y := c.pods.at(uint32(a)).endpoint, c.pods.at(uint32(b)).endpoint
+	x, y := c.pods.At(uint32(a)).endpoint, c.pods.At(uint32(b)).endpoint
 	if !x.Created.Equal(y.Created) {
 		return x.Created.After(y.Created)
 	}
@@ -254,16 +255,16 @@ func (c *Compiler) settleHost(h uint32) {
 	switch {
 	case w == 0:
 	case w&ofNode != 0:
-		s = c.nodeSet(c.nodePool.at(uint32(w &^ ofNode)).node.Labels)
+		s = c.nodeSet(c.nodePool.At(uint32(w &^ ofNode)).node.Labels)
 	default:
-		e := c.pods.at(uint32(w)).endpoint
+		e := c.pods.At(uint32(w)).endpoint
 		s = c.podSet(e)
 		local = c.options.Node == "" || e.Node == c.options.Node
 		if local && len(c.attachments) > 0 {
 			at = c.attachments[uint32(w)]
 		}
 	}
-	x := c.hosts.at(h)
+	x := c.hosts.At(h)
 	if x.set == s && x.local == local && (!local || at == c.attached[h]) {
 		return
 	}
@@ -277,7 +278,7 @@ func (c *Compiler) settleHost(h uint32) {
 }
 
 func (c *Compiler) touchHost(h uint32) {
-	x := c.hosts.at(h)
+	x := c.hosts.At(h)
 	if !x.touched {
 		x.touched = true
 		id := c.identityOf(x)
@@ -288,32 +289,32 @@ func (c *Compiler) touchHost(h uint32) {
 // identityOf returns the identity that a host has.
 func (c *Compiler) identityOf(x *host) uint32 {
 	if x.set == 0 {
-		return c.regions.at(x.region).identity
+		return c.regions.At(x.region).identity
 	}
-	return c.sets.at(x.set).atom(x.region).identity
+	return c.sets.At(x.set).atom(x.region).identity
 }
 
 // identityAround returns the identity that a host would have if the ruleset did not name it: that of its region, or of what
 // is around a region that is its address alone.
 func (c *Compiler) identityAround(x *host) uint32 {
-	r := c.regions.at(x.region)
+	r := c.regions.At(x.region)
 	if r.prefix.IsSingleIP() {
-		r = c.regions.at(r.parent)
+		r = c.regions.At(r.parent)
 	}
 	return r.identity
 }
 
 func (c *Compiler) leaveSet(h uint32) {
-	x := c.hosts.at(h)
+	x := c.hosts.At(h)
 	if x.set == 0 {
 		return
 	}
-	s := c.sets.at(x.set)
+	s := c.sets.At(x.set)
 	if x.next != 0 {
-		c.hosts.at(x.next).prev = x.prev
+		c.hosts.At(x.next).prev = x.prev
 	}
 	if x.prev != 0 {
-		c.hosts.at(x.prev).next = x.next
+		c.hosts.At(x.prev).next = x.next
 	} else {
 		s.first = x.next
 	}
@@ -325,14 +326,14 @@ func (c *Compiler) leaveSet(h uint32) {
 }
 
 func (c *Compiler) joinSet(h uint32) {
-	x := c.hosts.at(h)
+	x := c.hosts.At(h)
 	if x.set == 0 {
 		return
 	}
-	s := c.sets.at(x.set)
+	s := c.sets.At(x.set)
 	x.next, x.prev = s.first, 0
 	if s.first != 0 {
-		c.hosts.at(s.first).prev = h
+		c.hosts.At(s.first).prev = h
 	}
 	s.first = h
 	if s.atom(x.region) == nil {
@@ -361,8 +362,8 @@ func (c *Compiler) count(x *host, s *set, by int32) {
 
 // each yields the hosts of a set in a region.
 func (c *Compiler) each(s *set, region uint32, yield func(uint32)) {
-	for h := s.first; h != 0; h = c.hosts.at(h).next {
-		if c.hosts.at(h).region == region {
+	for h := s.first; h != 0; h = c.hosts.At(h).next {
+		if c.hosts.At(h).region == region {
 			yield(h)
 		}
 	}

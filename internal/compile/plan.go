@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
@@ -121,7 +122,7 @@ func (p *plan) reset(c *Compiler) {
 func (p *plan) collect() {
 	c := p.c
 	for _, t := range c.pending.hosts {
-		x := c.hosts.at(t.host)
+		x := c.hosts.At(t.host)
 		m := member{host: t.host, prefix: netip.PrefixFrom(x.addr, x.addr.BitLen()), from: t.identity, to: c.identityOf(x),
 			was: t.explicit, judged: t.local, judges: x.local, standIn: -1}
 		m.is = m.to != c.identityAround(x)
@@ -131,16 +132,16 @@ func (p *plan) collect() {
 	}
 	regions := len(p.members)
 	for _, t := range c.pending.regions {
-		x := c.regions.at(t.region)
+		x := c.regions.At(t.region)
 		if t.prefix.IsSingleIP() && c.hostAt(t.prefix.Addr()) != 0 {
 			continue
 		}
 		m := member{prefix: t.prefix, from: t.identity, was: !t.isNew && t.identity != t.around, standIn: -1}
 		if x.prefix.IsValid() {
 			m.to = x.identity
-			m.is = m.to != c.regions.at(x.parent).identity
+			m.is = m.to != c.regions.At(x.parent).identity
 		} else {
-			m.to = c.regions.at(c.around(t.prefix)).identity
+			m.to = c.regions.At(c.around(t.prefix)).identity
 		}
 		if (m.from != m.to || m.was != m.is) && (x.prefix.IsValid() || !t.isNew) {
 			p.members = append(p.members, m)
@@ -155,11 +156,11 @@ func (p *plan) visible() (any bool, directions int) {
 	c := p.c
 	for _, x := range c.pending.cells {
 		if p.after(x.side, x.class) != x.was {
-			directions |= int(c.sides.at(x.side).dir)
+			directions |= int(c.sides.At(x.side).dir)
 		}
 	}
 	for _, id := range c.pending.classes {
-		x := c.classes.at(id)
+		x := c.classes.At(id)
 		for d, dir := range flow.Directions {
 			if x.wasLocals > 0 && x.locals > 0 && directions&int(dir) == 0 && p.differ(x.wasSides[d], x.sides[d]) {
 				directions |= int(dir)
@@ -220,7 +221,7 @@ func (p *plan) findNeutral() {
 	c := p.c
 	come, gone := false, false
 	for _, id := range c.pending.classes {
-		x := c.classes.at(id)
+		x := c.classes.At(id)
 		if x.wasLocals > 0 && x.locals > 0 && x.wasSides != x.sides {
 			return
 		}
@@ -276,14 +277,14 @@ func (p *plan) detached(m *member) bool {
 // tellNobody reports whether all sides that stay have the same row for one class before and another one after.
 func (p *plan) tellNobody(from, to uint32) bool {
 	same := true
-	eachSide(p.cellsBefore(from), p.c.classes.at(to).cells, func(side uint32) {
+	eachSide(p.cellsBefore(from), p.c.classes.At(to).cells, func(side uint32) {
 		same = same && (!p.c.ready(side) || p.before(side, from) == p.after(side, to))
 	})
 	return same
 }
 
 func (c *Compiler) isSubject(id uint32) bool {
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	none := [2]uint32{}
 	return x.sides != none || x.touched == c.round && x.wasSides != none
 }
@@ -333,10 +334,10 @@ func (p *plan) nameStandIns() {
 		if best, ok := own[s.to]; ok && best == i {
 			s.id = s.to
 		} else {
-			s.id = p.c.classes.take()
-			p.c.classes.drop(s.id)
+			s.id = p.c.classes.Take()
+			p.c.classes.Drop(s.id)
 		}
-		p.c.classes.at(s.id).standIn = p.c.round
+		p.c.classes.At(s.id).standIn = p.c.round
 	}
 }
 
@@ -347,7 +348,7 @@ func (p *plan) findPeers() {
 		p.peers = append(p.peers, peer{s.id, s.from, s.to, s.id != s.to})
 	}
 	for _, id := range c.pending.classes {
-		x := c.classes.at(id)
+		x := c.classes.At(id)
 		if id == nobody {
 			continue
 		}
@@ -359,28 +360,28 @@ func (p *plan) findPeers() {
 		}
 	}
 	for _, q := range p.peers {
-		c.classes.at(q.id).peer = c.round
+		c.classes.At(q.id).peer = c.round
 	}
 }
 
 // before is the row of a side for a class at the last flush.
 func (p *plan) before(side, class uint32) uint32 {
 	if side == 0 {
-		return p.c.open
+		return p.c.rows.Open
 	}
 	return p.c.rowIn(p.cellsBefore(class), side)
 }
 
 func (p *plan) after(side, class uint32) uint32 {
 	if side == 0 {
-		return p.c.open
+		return p.c.rows.Open
 	}
-	return p.c.rowIn(p.c.classes.at(class).cells, side)
+	return p.c.rowIn(p.c.classes.At(class).cells, side)
 }
 
 // cellsBefore are the cells of a class at the last flush; sides that were not there then may be among them.
 func (p *plan) cellsBefore(class uint32) []cell {
-	x := p.c.classes.at(class)
+	x := p.c.classes.At(class)
 	if x.resigned == p.c.round {
 		return x.was
 	}
@@ -389,9 +390,9 @@ func (p *plan) cellsBefore(class uint32) []cell {
 
 func (p *plan) common(side uint32) uint32 {
 	if side == 0 {
-		return p.c.open
+		return p.c.rows.Open
 	}
-	return p.c.sides.at(side).common
+	return p.c.sides.At(side).common
 }
 
 // delta puts everything together.
@@ -411,7 +412,7 @@ func (p *plan) delta() ruleset.Delta {
 	p.moveOps()
 	p.deleteRows()
 	for _, row := range p.temporary {
-		c.dropRow(row)
+		c.rows.Drop(row)
 	}
 	if len(p.ops) == 0 {
 		return ruleset.Delta{From: c.generation, To: c.generation}
@@ -556,7 +557,7 @@ func (p *plan) cellOps(lists ...[]cellOp) {
 				op.Kind = ruleset.DeletePair
 			}
 			if x.row != 0 {
-				op.Row = p.c.rows.at(x.row).id
+				op.Row = p.c.rows.At(x.row).ID
 			}
 			p.ops = append(p.ops, op)
 		}
@@ -565,55 +566,54 @@ func (p *plan) cellOps(lists ...[]cellOp) {
 
 // mark notes that a row may have to come or go.
 func (p *plan) mark(row uint32) {
-	if x := p.c.rows.at(row); !x.marked {
-		x.marked = true
+	if x := p.c.rows.At(row); !x.Marked {
+		x.Marked = true
 		p.marked = append(p.marked, row)
 	}
 }
 
 func (p *plan) use(row uint32, by int) {
-	p.c.rows.at(row).uses += by
+	p.c.rows.At(row).Uses += by
 	p.mark(row)
 }
 
 func (p *plan) addRows() {
 	for _, id := range p.marked {
-		x := p.c.rows.at(id)
-		x.marked = false
-		if x.id != 0 {
+		x := p.c.rows.At(id)
+		x.Marked = false
+		if x.ID != 0 {
 			continue
 		}
-		p.c.lastRow++
-		x.id = p.c.lastRow
-		p.c.eachRule(&x.value, func(o *origin) {
-			if o.rows++; o.rows == 1 {
-				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.AddRule, Rule: o.id, Origin: o.rule})
+		p.c.rows.Publish(id)
+		p.c.rows.EachRule(&x.Value, func(o *rows.Origin) {
+			if o.Rows++; o.Rows == 1 {
+				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.AddRule, Rule: o.ID, Origin: o.Rule})
 			}
 		})
 	}
 	for _, id := range p.marked {
-		if x := p.c.rows.at(id); x.id != 0 && !x.held {
-			x.held = true
-			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.AddRow, Row: x.id, Value: x.value})
+		if x := p.c.rows.At(id); x.ID != 0 && !x.Held {
+			x.Held = true
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.AddRow, Row: x.ID, Value: x.Value})
 		}
 	}
 }
 
 func (p *plan) deleteRows() {
 	for _, id := range p.marked {
-		if x := p.c.rows.at(id); x.uses == 0 && x.id != 0 {
-			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteRow, Row: x.id})
+		if x := p.c.rows.At(id); x.Uses == 0 && x.ID != 0 {
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteRow, Row: x.ID})
 		}
 	}
 	for _, id := range p.marked {
-		x := p.c.rows.at(id)
-		if x.uses > 0 || x.id == 0 {
+		x := p.c.rows.At(id)
+		if x.Uses > 0 || x.ID == 0 {
 			continue
 		}
-		x.id, x.held = 0, false
-		p.c.eachRule(&x.value, func(o *origin) {
-			if o.rows--; o.rows == 0 {
-				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteRule, Rule: o.id})
+		x.ID, x.Held = 0, false
+		p.c.rows.EachRule(&x.Value, func(o *rows.Origin) {
+			if o.Rows--; o.Rows == 0 {
+				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteRule, Rule: o.ID})
 			}
 		})
 	}

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
+	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
@@ -19,28 +21,16 @@ type pol struct {
 	policy  *policy.Policy
 	subject uint32
 	speaks  bool
-	rules   [2][]rule // by direction, while it speaks; none for a direction that a NetworkPolicy does not isolate
-	dirs    [2]bool   // the directions in which it counts
-	denial  [2]uint32 // number of its implicit denial
-	named   [2]bool   // some rule has ports by name
-}
-
-// rule is a policy's rule with its selectors as numbers.
-type rule struct {
-	origin   ruleset.RuleID
-	tier     policy.Tier
-	action   policy.Action
-	anyone   bool     // matches every peer
-	byLabels bool     // has peers by labels, so that it may match an unknown pod
-	named    bool     // has ports by name
-	peers    []uint32 // selectors
-	ports    []policy.Port
+	rules   [2][]rows.Rule    // by direction, while it speaks; none for a direction that a NetworkPolicy does not isolate
+	dirs    [2]bool           // the directions in which it counts
+	denial  [2]ruleset.RuleID // number of its implicit denial
+	named   [2]bool           // some rule has ports by name
 }
 
 // SetPolicy adds a policy or replaces it by a changed one.
 func (c *Compiler) SetPolicy(p *policy.Policy) {
 	key := keyOf(p)
-	if id, ok := c.policyIndex[key]; ok && c.policies.at(id).policy == p {
+	if id, ok := c.policyIndex[key]; ok && c.policies.At(id).policy == p {
 		delete(c.pending.policies, key)
 		return
 	}
@@ -89,11 +79,11 @@ func (c *Compiler) updatePending() {
 }
 
 func (c *Compiler) addPolicy(key policyKey, p *policy.Policy) {
-	id := c.policies.take()
+	id := c.policies.Take()
 	c.policyIndex[key] = id
 	subject := c.podSelector(p.Subject)
-	*c.policies.at(id) = pol{policy: p, subject: subject}
-	s := c.selectors.at(subject)
+	*c.policies.At(id) = pol{policy: p, subject: subject}
+	s := c.selectors.At(subject)
 	s.policies = append(s.policies, id)
 	if len(s.policies) == 1 {
 		c.subjects.add(subject, s)
@@ -106,9 +96,9 @@ func (c *Compiler) addPolicy(key policyKey, p *policy.Policy) {
 
 // matchedLocals finds the label sets of ours that a new subject selects.
 func (c *Compiler) matchedLocals(id uint32, s *selector) {
-	for _, space := range c.spaceSels.at(s.key.space).spaces {
-		for _, i := range c.spaces.at(space).sets {
-			if x := c.sets.at(i); x.isLocal && s.labels.Matches(x.key.labels) {
+	for _, space := range c.spaceSels.At(s.key.space).spaces {
+		for _, i := range c.spaces.At(space).sets {
+			if x := c.sets.At(i); x.isLocal && s.labels.Matches(x.key.labels) {
 				x.subjects = append(x.subjects, id)
 				s.locals++
 			}
@@ -117,26 +107,26 @@ func (c *Compiler) matchedLocals(id uint32, s *selector) {
 }
 
 func (c *Compiler) removePolicy(id uint32) {
-	p := c.policies.at(id)
+	p := c.policies.At(id)
 	if p.speaks {
 		c.hush(id)
 	}
-	s := c.selectors.at(p.subject)
-	s.policies = without(s.policies, id)
+	s := c.selectors.At(p.subject)
+	s.policies = pool.Without(s.policies, id)
 	if len(s.policies) == 0 {
 		c.subjects.remove(p.subject, s)
 		if s.locals > 0 {
-			c.matched(s, func(_ uint32, x *set) { x.subjects = without(x.subjects, p.subject) })
+			c.matched(s, func(_ uint32, x *set) { x.subjects = pool.Without(x.subjects, p.subject) })
 		}
 		s.locals = 0
 	}
 	c.releaseSelector(p.subject)
-	c.policies.drop(id)
+	c.policies.Drop(id)
 }
 
 // speak makes a policy count: it selects a pod of ours.
 func (c *Compiler) speak(id uint32) {
-	p := c.policies.at(id)
+	p := c.policies.At(id)
 	p.speaks = true
 	for i, d := range flow.Directions {
 		p.dirs[i] = p.policy.Tier != policy.Namespace || p.policy.Isolates(d)
@@ -144,12 +134,12 @@ func (c *Compiler) speak(id uint32) {
 			continue
 		}
 		if p.policy.Tier == policy.Namespace {
-			p.denial[i] = uint32(c.origin(p.policy.RuleAt(d, flow.Isolation)))
+			p.denial[i] = c.rows.Number(p.policy.RuleAt(d, flow.Isolation))
 		}
 		for j := range p.policy.Rules(d) {
 			r := c.newRule(p.policy, d, j)
 			p.rules[i] = append(p.rules[i], r)
-			p.named[i] = p.named[i] || r.named
+			p.named[i] = p.named[i] || r.Named
 		}
 	}
 	c.tell(p.subject)
@@ -159,20 +149,20 @@ func (c *Compiler) speak(id uint32) {
 
 // hush is the end of speak.
 func (c *Compiler) hush(id uint32) {
-	p := c.policies.at(id)
+	p := c.policies.At(id)
 	p.speaks = false
 	c.eachName(p, -1)
 	for i := range p.rules {
 		for _, r := range p.rules[i] {
-			for _, peer := range r.peers {
+			for _, peer := range r.Peers {
 				c.untell(peer)
 				c.releaseSelector(peer)
 			}
-			c.release(r.origin)
+			c.rows.Release(r.Origin)
 		}
 		p.rules[i], p.named[i] = nil, false
 		if p.denial[i] != 0 {
-			c.release(ruleset.RuleID(p.denial[i]))
+			c.rows.Release(p.denial[i])
 			p.denial[i] = 0
 		}
 	}
@@ -180,22 +170,22 @@ func (c *Compiler) hush(id uint32) {
 	c.untell(p.subject)
 }
 
-func (c *Compiler) newRule(p *policy.Policy, d flow.Direction, index int) rule {
+func (c *Compiler) newRule(p *policy.Policy, d flow.Direction, index int) rows.Rule {
 	r := p.Rules(d)[index]
-	out := rule{origin: c.origin(p.RuleAt(d, index)), tier: p.Tier, action: r.Action, ports: r.Ports}
+	out := rows.Rule{Origin: c.rows.Number(p.RuleAt(d, index)), Tier: p.Tier, Action: r.Action, Ports: r.Ports}
 	for _, peer := range r.Peers {
 		switch peer.Kind {
 		case policy.PeerNone:
 		case policy.PeerAnyone:
-			out.anyone = true
+			out.Anyone = true
 		default:
-			out.byLabels = out.byLabels || peer.Kind == policy.PeerPods
+			out.ByLabels = out.ByLabels || peer.Kind == policy.PeerPods
 			id := c.peerSelector(peer)
 			c.tell(id)
-			out.peers = append(out.peers, id)
+			out.Peers = append(out.Peers, id)
 		}
 	}
-	out.named = slices.ContainsFunc(r.Ports, func(p policy.Port) bool { return p.Name != "" })
+	out.Named = slices.ContainsFunc(r.Ports, func(p policy.Port) bool { return p.Name != "" })
 	return out
 }
 
@@ -206,15 +196,15 @@ func (c *Compiler) eachName(p *pol, by int) {
 			continue
 		}
 		for _, r := range p.rules[i] {
-			for _, port := range r.ports {
+			for _, port := range r.Ports {
 				if port.Name == "" {
 					continue
 				}
-				was := c.ports.used[port.Name]
+				was := c.rows.Ports.Used[port.Name]
 				if was+by == 0 {
-					delete(c.ports.used, port.Name)
+					delete(c.rows.Ports.Used, port.Name)
 				} else {
-					c.ports.used[port.Name] = was + by
+					c.rows.Ports.Used[port.Name] = was + by
 				}
 				c.pending.names = c.pending.names || was == 0 || was+by == 0
 			}
@@ -225,7 +215,7 @@ func (c *Compiler) eachName(p *pol, by int) {
 // touchSubjects has the sides of the classes of ours that a subject selects looked up again. A class that comes only
 // now is looked up anyway.
 func (c *Compiler) touchSubjects(selector uint32) {
-	for _, id := range c.selectors.at(selector).classes {
+	for _, id := range c.selectors.At(selector).classes {
 		c.touchSubject(id)
 	}
 }
@@ -239,7 +229,7 @@ func (c *Compiler) matchSubjects(s *set) {
 	}
 	for by, list := range map[int][]uint32{1: s.subjects, -1: old} {
 		for _, id := range list {
-			c.selectors.at(id).locals += by
+			c.selectors.At(id).locals += by
 			c.pending.selected = append(c.pending.selected, id)
 		}
 	}
@@ -249,44 +239,16 @@ func (c *Compiler) matchSubjects(s *set) {
 func (c *Compiler) updateSpeaking() {
 	slices.Sort(c.pending.selected)
 	for _, id := range slices.Compact(c.pending.selected) {
-		s := c.selectors.at(id)
+		s := c.selectors.At(id)
 		for _, p := range slices.Clone(s.policies) {
-			switch speaks := c.policies.at(p).speaks; {
+			switch speaks := c.policies.At(p).speaks; {
 			case speaks && s.locals == 0:
 				c.hush(p)
 			case !speaks && s.locals > 0:
 				c.speak(p)
 			}
-			s = c.selectors.at(id) // the pool may have moved
+			s = c.selectors.At(id) // the pool may have moved
 		}
 	}
 	c.pending.selected = c.pending.selected[:0]
-}
-
-// An origin is a rule that verdicts can come from.
-type origin struct {
-	id   ruleset.RuleID
-	rule flow.Rule
-	refs int // policies and rows that name it
-	rows int // rows in the ruleset that name it
-}
-
-// origin returns the number of r, with one more reference.
-func (c *Compiler) origin(r flow.Rule) ruleset.RuleID {
-	o := c.rules[r]
-	if o == nil {
-		c.lastRule++
-		o = &origin{id: c.lastRule, rule: r}
-		c.rules[r], c.origins[o.id] = o, o
-	}
-	o.refs++
-	return o.id
-}
-
-func (c *Compiler) release(id ruleset.RuleID) {
-	o := c.origins[id]
-	if o.refs--; o.refs == 0 {
-		delete(c.rules, o.rule)
-		delete(c.origins, id)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -46,29 +47,29 @@ func (c *Compiler) SetPodRanges(ranges []netip.Prefix) {
 		return
 	}
 	for _, r := range now {
-		c.regions.at(c.edge(r)).ranges++
+		c.regions.At(c.edge(r)).ranges++
 	}
 	for _, r := range c.ranges {
-		c.regions.at(c.edge(r)).ranges--
+		c.regions.At(c.edge(r)).ranges--
 	}
 	c.ranges = now
 }
 
 func (c *Compiler) addBlock(id uint32, b *policy.Peer) {
-	r := c.regions.at(c.edge(b.Block))
+	r := c.regions.At(c.edge(b.Block))
 	r.start = append(r.start, id)
 	for _, e := range b.Except {
-		r := c.regions.at(c.edge(e))
+		r := c.regions.At(c.edge(e))
 		r.except = append(r.except, id)
 	}
 }
 
 func (c *Compiler) removeBlock(id uint32, b *policy.Peer) {
-	r := c.regions.at(c.edge(b.Block))
-	r.start = without(r.start, id)
+	r := c.regions.At(c.edge(b.Block))
+	r.start = pool.Without(r.start, id)
 	for _, e := range b.Except {
-		r := c.regions.at(c.edge(e))
-		r.except = without(r.except, id)
+		r := c.regions.At(c.edge(e))
+		r.except = pool.Without(r.except, id)
 	}
 }
 
@@ -80,16 +81,16 @@ func (c *Compiler) edge(p netip.Prefix) uint32 {
 		return id
 	}
 	parent := c.around(p)
-	id = c.regions.take()
-	*c.regions.at(id) = region{prefix: p, parent: parent, identity: c.regions.at(parent).identity}
+	id = c.regions.Take()
+	*c.regions.At(id) = region{prefix: p, parent: parent, identity: c.regions.At(parent).identity}
 	c.regionIndex[p] = id
 	c.countLength(p, 1)
 	// What is around it has this identity by now: if it changes later in this round, so does this one.
-	c.pending.regions = append(c.pending.regions, touchedRegion{region: id, prefix: p, identity: c.regions.at(id).identity, isNew: true})
-	c.regions.at(id).touched = true
-	c.classes.at(c.regions.at(id).identity).refs++
-	for i := range c.regions.items {
-		x := &c.regions.items[i]
+	c.pending.regions = append(c.pending.regions, touchedRegion{region: id, prefix: p, identity: c.regions.At(id).identity, isNew: true})
+	c.regions.At(id).touched = true
+	c.classes.At(c.regions.At(id).identity).refs++
+	for i := range c.regions.Items {
+		x := &c.regions.Items[i]
 		if uint32(i) != id && x.parent == parent && x.prefix.IsValid() && p.Bits() <= x.prefix.Bits() && p.Contains(x.prefix.Addr()) {
 			c.touchRegion(uint32(i))
 			x.parent = id
@@ -142,8 +143,8 @@ func (c *Compiler) moveHosts(p netip.Prefix, from, to uint32) {
 	if !c.anyHost(p) {
 		return
 	}
-	for h := range c.hosts.items {
-		x := &c.hosts.items[h]
+	for h := range c.hosts.Items {
+		x := &c.hosts.Items[h]
 		if x.region != from || !x.addr.IsValid() || !p.Contains(x.addr) {
 			continue
 		}
@@ -218,18 +219,18 @@ func (c *Compiler) anyHost(p netip.Prefix) bool {
 }
 
 func (c *Compiler) touchRegion(id uint32) {
-	if x := c.regions.at(id); !x.touched {
+	if x := c.regions.At(id); !x.touched {
 		x.touched = true
 		c.pending.regions = append(c.pending.regions, touchedRegion{region: id, prefix: x.prefix, identity: x.identity,
-			around: c.regions.at(x.parent).identity})
+			around: c.regions.At(x.parent).identity})
 	}
 }
 
 // touchRegions touches those that changed and those inside them, which have another one around them when it gets
 // another identity; all of them where policies begin or cease to ask for labels.
 func (c *Compiler) touchRegions(all bool) {
-	for i := range c.regions.items {
-		x := &c.regions.items[i]
+	for i := range c.regions.Items {
+		x := &c.regions.Items[i]
 		if !x.prefix.IsValid() || !all && !c.inEdges(x.prefix) {
 			continue
 		}
@@ -256,13 +257,13 @@ func (c *Compiler) updateRegions() {
 	slices.SortFunc(c.pending.edges, netip.Prefix.Compare)
 	c.pending.edges = slices.Compact(c.pending.edges)
 	c.touchRegions(all)
-	for i := range c.regions.items {
-		if x := &c.regions.items[i]; x.prefix.IsValid() && len(x.start)+len(x.except)+x.ranges == 0 {
+	for i := range c.regions.Items {
+		if x := &c.regions.Items[i]; x.prefix.IsValid() && len(x.start)+len(x.except)+x.ranges == 0 {
 			c.dropRegion(uint32(i))
 		}
 	}
 	for _, t := range c.pending.regions {
-		x := c.regions.at(t.region)
+		x := c.regions.At(t.region)
 		if !x.prefix.IsValid() {
 			continue
 		}
@@ -278,27 +279,27 @@ func (c *Compiler) updateRegions() {
 
 func (c *Compiler) dropRegion(id uint32) {
 	c.touchRegion(id)
-	r := *c.regions.at(id)
+	r := *c.regions.At(id)
 	delete(c.regionIndex, r.prefix)
 	c.countLength(r.prefix, -1)
-	for i := range c.regions.items {
-		if x := &c.regions.items[i]; x.parent == id && x.prefix.IsValid() {
+	for i := range c.regions.Items {
+		if x := &c.regions.Items[i]; x.parent == id && x.prefix.IsValid() {
 			c.touchRegion(uint32(i))
 			x.parent = r.parent
 		}
 	}
 	c.moveHosts(r.prefix, id, r.parent)
-	c.regions.at(id).prefix = netip.Prefix{}
-	c.regions.drop(id)
+	c.regions.At(id).prefix = netip.Prefix{}
+	c.regions.Drop(id)
 }
 
 // resignRegion has the hosts in a region looked at again.
 func (c *Compiler) resignRegion(id uint32) {
-	if !c.anyHost(c.regions.at(id).prefix) {
+	if !c.anyHost(c.regions.At(id).prefix) {
 		return
 	}
-	for i := range c.sets.items {
-		if s := &c.sets.items[i]; s.atom(id) != nil {
+	for i := range c.sets.Items {
+		if s := &c.sets.Items[i]; s.atom(id) != nil {
 			c.resignSet(uint32(i))
 			c.each(s, id, c.touchHost) // where they are the same as their region, the ruleset does not name them
 		}
@@ -310,7 +311,7 @@ func (c *Compiler) resignRegion(id uint32) {
 func (c *Compiler) blocksAt(p netip.Prefix) (blocks []uint32, inRange bool) {
 	var excepted []uint32
 	for q := range c.lengths.around(p) {
-		x := c.regions.at(c.regionIndex[q])
+		x := c.regions.At(c.regionIndex[q])
 		if x.prefix != q {
 			continue
 		}

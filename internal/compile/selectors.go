@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
@@ -81,7 +82,7 @@ func (x *anchors) add(id uint32, s *selector) {
 }
 
 func (x *anchors) remove(id uint32, s *selector) {
-	x.change(s, func(l []uint32) []uint32 { return without(l, id) })
+	x.change(s, func(l []uint32) []uint32 { return pool.Without(l, id) })
 }
 
 // anchor returns the requirement that a label set has to meet by having a certain label: of several, the one with the
@@ -101,12 +102,12 @@ func (s *selector) anchor() *label.Requirement {
 func (c *Compiler) matching(x *anchors, s *set, found []uint32) []uint32 {
 	take := func(ids []uint32) {
 		for _, id := range ids {
-			if c.selectors.at(id).labels.Matches(s.key.labels) {
+			if c.selectors.At(id).labels.Matches(s.key.labels) {
 				found = append(found, id)
 			}
 		}
 	}
-	for _, sel := range c.spaces.at(s.key.space).sels {
+	for _, sel := range c.spaces.At(s.key.space).sels {
 		take(x.plain[sel])
 		for pair := range pairs(s.key.labels) {
 			take(x.byLabel[anchor{sel, pair}])
@@ -119,16 +120,16 @@ func (c *Compiler) matching(x *anchors, s *set, found []uint32) []uint32 {
 func (c *Compiler) matched(s *selector, f func(id uint32, x *set)) {
 	if s.key.kind == policy.PeerNodes {
 		for _, id := range c.nodeSets {
-			if x := c.sets.at(id); s.labels.Matches(x.key.labels) {
+			if x := c.sets.At(id); s.labels.Matches(x.key.labels) {
 				f(id, x)
 			}
 		}
 		return
 	}
-	spaces := c.spaceSels.at(s.key.space).spaces
+	spaces := c.spaceSels.At(s.key.space).spaces
 	inSpaces := 0
 	for _, id := range spaces {
-		inSpaces += len(c.spaces.at(id).sets)
+		inSpaces += len(c.spaces.At(id).sets)
 	}
 	if r := s.anchor(); r != nil {
 		var lists [][]uint32
@@ -145,14 +146,14 @@ func (c *Compiler) matched(s *selector, f func(id uint32, x *set)) {
 		}
 	}
 	for _, id := range spaces {
-		c.matchedOf(s, c.spaces.at(id).sets, false, f)
+		c.matchedOf(s, c.spaces.At(id).sets, false, f)
 	}
 }
 
 func (c *Compiler) matchedOf(s *selector, sets []uint32, checkSpace bool, f func(uint32, *set)) {
 	for _, id := range sets {
-		x := c.sets.at(id)
-		if checkSpace && !slices.Contains(c.spaces.at(x.key.space).sels, s.key.space) {
+		x := c.sets.At(id)
+		if checkSpace && !slices.Contains(c.spaces.At(x.key.space).sels, s.key.space) {
 			continue
 		}
 		if s.labels.Matches(x.key.labels) {
@@ -163,14 +164,14 @@ func (c *Compiler) matchedOf(s *selector, sets []uint32, checkSpace bool, f func
 
 // matchSpace finds the space selectors that match a namespace.
 func (c *Compiler) matchSpace(id uint32) {
-	s := c.spaces.at(id)
+	s := c.spaces.At(id)
 	for _, sel := range s.sels {
-		x := c.spaceSels.at(sel)
-		x.spaces = without(x.spaces, id)
+		x := c.spaceSels.At(sel)
+		x.spaces = pool.Without(x.spaces, id)
 	}
 	s.sels = s.sels[:0]
 	take := func(sel uint32) {
-		if x := c.spaceSels.at(sel); x.sel.Matches(s.labels) {
+		if x := c.spaceSels.At(sel); x.sel.Matches(s.labels) {
 			s.sels = append(s.sels, sel)
 			x.spaces = append(x.spaces, id)
 		}
@@ -189,9 +190,9 @@ func (c *Compiler) spaceSelector(sel label.Selector) uint32 {
 	if ok {
 		return id
 	}
-	id = c.spaceSels.take()
+	id = c.spaceSels.Take()
 	c.spaceSelIndex[text] = id
-	x := c.spaceSels.at(id)
+	x := c.spaceSels.At(id)
 	x.sel = sel
 	if r := sel.Requirements(); len(r) == 1 && r[0].Key == cluster.NameLabel && r[0].Op == label.In && len(r[0].Values) == 1 {
 		x.name = r[0].Values[0]
@@ -201,8 +202,8 @@ func (c *Compiler) spaceSelector(sel label.Selector) uint32 {
 		return id
 	}
 	c.generalSels = append(c.generalSels, id)
-	for space := range c.spaces.items {
-		if space != 0 && c.spaces.items[space].name != "" {
+	for space := range c.spaces.Items {
+		if space != 0 && c.spaces.Items[space].name != "" {
 			c.matchSpaceSelector(id, uint32(space))
 		}
 	}
@@ -210,7 +211,7 @@ func (c *Compiler) spaceSelector(sel label.Selector) uint32 {
 }
 
 func (c *Compiler) matchSpaceSelector(sel, space uint32) {
-	x, s := c.spaceSels.at(sel), c.spaces.at(space)
+	x, s := c.spaceSels.At(sel), c.spaces.At(space)
 	if x.sel.Matches(s.labels) {
 		x.spaces = append(x.spaces, space)
 		s.sels = append(s.sels, sel)
@@ -218,33 +219,33 @@ func (c *Compiler) matchSpaceSelector(sel, space uint32) {
 }
 
 func (c *Compiler) dropSpaceSelector(id uint32) {
-	x := c.spaceSels.at(id)
+	x := c.spaceSels.At(id)
 	if x.refs--; x.refs > 0 {
 		return
 	}
 	for _, space := range x.spaces {
-		s := c.spaces.at(space)
-		s.sels = without(s.sels, id)
+		s := c.spaces.At(space)
+		s.sels = pool.Without(s.sels, id)
 	}
 	if x.name == "" {
-		c.generalSels = without(c.generalSels, id)
+		c.generalSels = pool.Without(c.generalSels, id)
 	}
 	delete(c.spaceSelIndex, x.sel.String())
-	c.spaceSels.drop(id)
+	c.spaceSels.Drop(id)
 }
 
 // selector returns the number of a selector, with one more reference.
 func (c *Compiler) selector(k selectorKey, labels label.Selector, block *policy.Peer) uint32 {
 	id, ok := c.selectorIndex[k]
 	if !ok {
-		id = c.selectors.take()
-		*c.selectors.at(id) = selector{key: k, labels: labels, block: block}
+		id = c.selectors.Take()
+		*c.selectors.At(id) = selector{key: k, labels: labels, block: block}
 		c.selectorIndex[k] = id
 		if k.kind == policy.PeerPods {
-			c.spaceSels.at(k.space).refs++
+			c.spaceSels.At(k.space).refs++
 		}
 	}
-	c.selectors.at(id).refs++
+	c.selectors.At(id).refs++
 	return id
 }
 
@@ -274,7 +275,7 @@ func blockText(p policy.Peer) string {
 }
 
 func (c *Compiler) releaseSelector(id uint32) {
-	s := c.selectors.at(id)
+	s := c.selectors.At(id)
 	if s.refs--; s.refs > 0 {
 		return
 	}
@@ -282,12 +283,12 @@ func (c *Compiler) releaseSelector(id uint32) {
 	if s.key.kind == policy.PeerPods {
 		c.dropSpaceSelector(s.key.space)
 	}
-	c.selectors.drop(id)
+	c.selectors.Drop(id)
 }
 
 // tell makes a selector tell identities apart, from its first use on.
 func (c *Compiler) tell(id uint32) {
-	s := c.selectors.at(id)
+	s := c.selectors.At(id)
 	if s.telling++; s.telling > 1 {
 		return
 	}
@@ -308,7 +309,7 @@ func (c *Compiler) tell(id uint32) {
 }
 
 func (c *Compiler) untell(id uint32) {
-	s := c.selectors.at(id)
+	s := c.selectors.At(id)
 	if s.telling--; s.telling > 0 {
 		return
 	}
@@ -320,15 +321,15 @@ func (c *Compiler) untell(id uint32) {
 		c.peers.remove(id, s)
 		c.podSelectors--
 	case policy.PeerNodes:
-		c.nodeSelectors = without(c.nodeSelectors, id)
+		c.nodeSelectors = pool.Without(c.nodeSelectors, id)
 	}
 	c.matched(s, func(i uint32, x *set) {
-		x.sels = without(x.sels, id)
+		x.sels = pool.Without(x.sels, id)
 		c.resignSet(i)
 	})
 }
 
 func (c *Compiler) resignSet(id uint32) {
-	c.sets.at(id).resign = true
+	c.sets.At(id).resign = true
 	c.touchSet(id)
 }

@@ -1,13 +1,10 @@
 package compile
 
 import (
-	"cmp"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
-	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/label"
 )
 
@@ -69,7 +66,7 @@ func (c *Compiler) SetNamespace(n cluster.Namespace) {
 		n.Labels = named(n.Labels, n.Name)
 	}
 	id := c.space(n.Name)
-	s := c.spaces.at(id)
+	s := c.spaces.At(id)
 	s.declared = true
 	if s.labels != n.Labels {
 		s.labels = n.Labels
@@ -83,7 +80,7 @@ func (c *Compiler) DeleteNamespace(name string) {
 	if !known {
 		return
 	}
-	s := c.spaces.at(id)
+	s := c.spaces.At(id)
 	s.declared = false
 	if bare := named(label.Set{}, name); s.labels != bare {
 		s.labels = bare
@@ -106,8 +103,8 @@ func (c *Compiler) space(name string) uint32 {
 	if id, ok := c.spaceName[name]; ok {
 		return id
 	}
-	id := c.spaces.take()
-	*c.spaces.at(id) = space{name: name, labels: named(label.Set{}, name)}
+	id := c.spaces.Take()
+	*c.spaces.At(id) = space{name: name, labels: named(label.Set{}, name)}
 	c.spaceName[name] = id
 	c.matchSpace(id)
 	return id
@@ -115,8 +112,8 @@ func (c *Compiler) space(name string) uint32 {
 
 // relabeled looks up again what matches a namespace; its label sets have to be matched again.
 func (c *Compiler) relabeled(id uint32) {
-	for _, s := range c.spaces.at(id).sets {
-		c.sets.at(s).rematch = true
+	for _, s := range c.spaces.At(id).sets {
+		c.sets.At(s).rematch = true
 		c.touchSet(s)
 	}
 	c.matchSpace(id)
@@ -128,13 +125,13 @@ func (c *Compiler) sweepSpaces() {
 		return
 	}
 	for name, id := range c.spaceName {
-		if s := c.spaces.at(id); !s.declared && len(s.sets) == 0 {
+		if s := c.spaces.At(id); !s.declared && len(s.sets) == 0 {
 			for _, sel := range s.sels {
-				x := c.spaceSels.at(sel)
-				x.spaces = without(x.spaces, id)
+				x := c.spaceSels.At(sel)
+				x.spaces = pool.Without(x.spaces, id)
 			}
 			delete(c.spaceName, name)
-			c.spaces.drop(id)
+			c.spaces.Drop(id)
 		}
 	}
 }
@@ -144,7 +141,7 @@ func (c *Compiler) podSet(e *cluster.Endpoint) uint32 {
 	if !ok {
 		id = c.space(e.Namespace)
 	}
-	return c.setOf(setKey{id, e.Labels, c.ports.list(e)})
+	return c.setOf(setKey{id, e.Labels, c.rows.Ports.List(e)})
 }
 
 func (c *Compiler) nodeSet(labels label.Set) uint32 { return c.setOf(setKey{labels: labels}) }
@@ -153,15 +150,15 @@ func (c *Compiler) setOf(k setKey) uint32 {
 	if id, ok := c.setIndex[k]; ok {
 		return id
 	}
-	id := c.sets.take()
-	*c.sets.at(id) = set{key: k, rematch: true}
+	id := c.sets.Take()
+	*c.sets.At(id) = set{key: k, rematch: true}
 	c.setIndex[k] = id
 	c.touchSet(id)
 	if k.space == 0 {
 		c.nodeSets = append(c.nodeSets, id)
 		return id
 	}
-	s := c.spaces.at(k.space)
+	s := c.spaces.At(k.space)
 	s.sets = append(s.sets, id)
 	for pair := range pairs(k.labels) {
 		c.withLabel[pair] = append(c.withLabel[pair], id)
@@ -171,23 +168,23 @@ func (c *Compiler) setOf(k setKey) uint32 {
 
 // dropSet forgets a label set that no host has.
 func (c *Compiler) dropSet(id uint32) {
-	s := c.sets.at(id)
+	s := c.sets.At(id)
 	delete(c.setIndex, s.key)
 	if s.key.space == 0 {
-		c.nodeSets = without(c.nodeSets, id)
+		c.nodeSets = pool.Without(c.nodeSets, id)
 	} else {
-		space := c.spaces.at(s.key.space)
-		space.sets = without(space.sets, id)
+		space := c.spaces.At(s.key.space)
+		space.sets = pool.Without(space.sets, id)
 		c.pending.spaces = c.pending.spaces || !space.declared
 		for pair := range pairs(s.key.labels) {
-			if rest := without(c.withLabel[pair], id); len(rest) > 0 {
+			if rest := pool.Without(c.withLabel[pair], id); len(rest) > 0 {
 				c.withLabel[pair] = rest
 			} else {
 				delete(c.withLabel, pair)
 			}
 		}
 	}
-	c.sets.drop(id)
+	c.sets.Drop(id)
 }
 
 // pairs yields the "key=value" of a set, without making strings.
@@ -204,82 +201,8 @@ func pairs(s label.Set) func(func(string) bool) {
 }
 
 func (c *Compiler) touchSet(id uint32) {
-	if s := c.sets.at(id); !s.touched {
+	if s := c.sets.At(id); !s.touched {
 		s.touched = true
 		c.pending.sets = append(c.pending.sets, id)
 	}
-}
-
-// A portTable numbers lists of named ports, and what they say of the names that policies use. Both are few, and kept.
-type portTable struct {
-	lists  []portList // by number; 0 is none
-	byText map[string]uint32
-	used   map[string]int // names in policies' rules
-	values []portList     // by number: of the used names only
-	byUsed map[string]uint32
-}
-
-type portList []cluster.Port
-
-func newPortTable() portTable {
-	return portTable{lists: make([]portList, 1), values: make([]portList, 1), byText: map[string]uint32{"": 0},
-		byUsed: map[string]uint32{"": 0}, used: map[string]int{}}
-}
-
-// list returns the number of e's named ports. Of a name and protocol that are there twice the first counts.
-func (t *portTable) list(e *cluster.Endpoint) uint32 {
-	var all portList
-	for _, p := range e.Ports {
-		same := func(o cluster.Port) bool { return o.Name == p.Name && o.Protocol == p.Protocol }
-		if p.Name != "" && !slices.ContainsFunc(all, same) {
-			all = append(all, p)
-		}
-	}
-	if all == nil {
-		return 0
-	}
-	slices.SortFunc(all, func(a, b cluster.Port) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol))
-	})
-	return number(all, &t.lists, t.byText)
-}
-
-// named returns the number of what a list says of the names that policies use.
-func (t *portTable) named(list uint32) uint32 {
-	if list == 0 || len(t.used) == 0 {
-		return 0
-	}
-	var all portList
-	for _, p := range t.lists[list] {
-		if t.used[p.Name] > 0 {
-			all = append(all, p)
-		}
-	}
-	return number(all, &t.values, t.byUsed)
-}
-
-func number(l portList, lists *[]portList, byText map[string]uint32) uint32 {
-	var text []byte
-	for _, p := range l {
-		text = strconv.AppendQuote(text, p.Name)
-		text = strconv.AppendUint(append(text, '='), uint64(p.Number), 10)
-		text = strconv.AppendUint(append(text, '/'), uint64(p.Protocol), 10)
-	}
-	n, ok := byText[string(text)]
-	if !ok {
-		n = uint32(len(*lists))
-		*lists = append(*lists, l)
-		byText[string(text)] = n
-	}
-	return n
-}
-
-// resolve returns the port of protocol p that a pod with the given values calls name.
-func (t *portTable) resolve(values uint32, name string, p flow.Protocol) (uint16, bool) {
-	for _, port := range t.values[values] {
-		if port.Name == name && port.Protocol == p {
-			return port.Number, true
-		}
-	}
-	return 0, false
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"github.com/ringfence-project/ringfence/internal/compile/pool"
+	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
@@ -13,23 +15,21 @@ import (
 // they are asked, and the row that they give each class. Pods for which the same policies speak share it. A side has
 // one row for most classes; the others are kept by class, as few sides tell a class from nobody.
 type side struct {
-	key       string
-	dir       flow.Direction
-	rules     []rule
-	isolated  bool   // by a NetworkPolicy
-	denial    uint32 // the rule that is the first such policy's denial
+	key string
+	dir flow.Direction
+	rows.Order
 	names     uint32 // ingress: what the subject calls its ports, if some rule asks
 	named     bool   // some rule has ports by name
 	byLabels  bool   // some rule may match an unknown pod
 	built     uint32 // round
 	subjects  []uint32
-	everyone  []hit     // rules that match every peer
-	usual     uint32    // the row of those that no other rule matches
-	common    uint32    // the row that most have, which is the default
-	listed    int       // classes that have another row than the usual one
-	commons   int       // of those, classes that have the common one
-	atFirst   int       // classes that did not have the common row, when that was chosen
-	fresh     []peerRow // those that are listed, in the round in which it is built
+	everyone  []rows.Hit // rules that match every peer
+	usual     uint32     // the row of those that no other rule matches
+	common    uint32     // the row that most have, which is the default
+	listed    int        // classes that have another row than the usual one
+	commons   int        // of those, classes that have the common one
+	atFirst   int        // classes that did not have the common row, when that was chosen
+	fresh     []peerRow  // those that are listed, in the round in which it is built
 	memo      map[string]uint32
 	listeners bool // egress by port names: the row depends on what the peer calls its ports
 }
@@ -57,7 +57,7 @@ func (c *Compiler) rowIn(cells []cell, side uint32) uint32 {
 	if ok {
 		return cells[i].row
 	}
-	return c.sides.at(side).usual
+	return c.sides.At(side).usual
 }
 
 func searchCells(cells []cell, side uint32) (int, bool) {
@@ -84,7 +84,7 @@ func (x *class) addCell(y cell) {
 // countCells counts what a class has in its sides in or out.
 func (c *Compiler) countCells(cells []cell, by int) {
 	for _, y := range cells {
-		s := c.sides.at(y.side)
+		s := c.sides.At(y.side)
 		s.listed += by
 		if y.row == s.common {
 			s.commons += by
@@ -92,30 +92,21 @@ func (c *Compiler) countCells(cells []cell, by int) {
 	}
 }
 
-// A hit is a rule that matches a peer: its index in side.rules, doubled, and one more if it is not certain, which is
-// so for an unknown pod that may have the labels asked for. So the certain hit of a rule comes first.
-type hit uint32
-
-func (h hit) rule() int     { return int(h >> 1) }
-func (h hit) certain() bool { return h&1 == 0 }
-
-func certainHit(rule int) hit { return hit(rule << 1) }
-
 // updateSubjects looks up the sides of the classes that were touched.
 func (c *Compiler) updateSubjects() {
 	for i := 0; i < len(c.pending.subjects); i++ {
 		id := c.pending.subjects[i]
 		for d := range flow.Directions {
 			var want uint32
-			if x := c.classes.at(id); x.locals > 0 && x.refs > 0 {
+			if x := c.classes.At(id); x.locals > 0 && x.refs > 0 {
 				want = c.sideOf(x, d)
 			}
-			x := c.classes.at(id)
+			x := c.classes.At(id)
 			if old := x.sides[d]; old != want {
 				c.leaveSide(old, id)
 				x.sides[d] = want
 				if want != 0 {
-					s := c.sides.at(want)
+					s := c.sides.At(want)
 					s.subjects = append(s.subjects, id)
 				}
 			}
@@ -125,8 +116,8 @@ func (c *Compiler) updateSubjects() {
 
 func (c *Compiler) leaveSide(s, class uint32) {
 	if s != 0 {
-		x := c.sides.at(s)
-		x.subjects = without(x.subjects, class)
+		x := c.sides.At(s)
+		x.subjects = pool.Without(x.subjects, class)
 		if len(x.subjects) == 0 {
 			c.scratch.left = append(c.scratch.left, s)
 		}
@@ -138,8 +129,8 @@ func (c *Compiler) sideOf(x *class, d int) uint32 {
 	speaking := c.scratch.speaking[:0]
 	named := false
 	for _, sel := range x.sels {
-		for _, p := range c.selectors.at(sel).policies {
-			if y := c.policies.at(p); y.speaks && y.dirs[d] {
+		for _, p := range c.selectors.At(sel).policies {
+			if y := c.policies.At(p); y.speaks && y.dirs[d] {
 				speaking = append(speaking, p)
 				named = named || y.named[d]
 			}
@@ -150,7 +141,7 @@ func (c *Compiler) sideOf(x *class, d int) uint32 {
 		return 0
 	}
 	slices.SortFunc(speaking, func(a, b uint32) int {
-		return policy.Compare(c.policies.at(a).policy, c.policies.at(b).policy)
+		return policy.Compare(c.policies.At(a).policy, c.policies.At(b).policy)
 	})
 	names := uint32(0)
 	if named && flow.Directions[d] == flow.Ingress { // the subject is the server: what it calls its ports matters
@@ -174,8 +165,8 @@ func (c *Compiler) sideOf(x *class, d int) uint32 {
 // silent reports whether policies say nothing: no rule that could match, no isolation.
 func (c *Compiler) silent(policies []uint32, d int) bool {
 	for _, id := range policies {
-		p := c.policies.at(id)
-		if p.denial[d] != 0 || slices.ContainsFunc(p.rules[d], func(r rule) bool { return r.anyone || len(r.peers) > 0 }) {
+		p := c.policies.At(id)
+		if p.denial[d] != 0 || slices.ContainsFunc(p.rules[d], func(r rows.Rule) bool { return r.Anyone || len(r.Peers) > 0 }) {
 			return false
 		}
 	}
@@ -183,32 +174,32 @@ func (c *Compiler) silent(policies []uint32, d int) bool {
 }
 
 func (c *Compiler) newSide(key string, policies []uint32, d int, names uint32) uint32 {
-	id := c.sides.take()
+	id := c.sides.Take()
 	c.sideIndex[key] = id
-	s := c.sides.at(id)
+	s := c.sides.At(id)
 	*s = side{key: key, dir: flow.Directions[d], names: names, built: c.round, memo: map[string]uint32{}}
 	count := 0
 	for _, p := range policies {
-		count += len(c.policies.at(p).rules[d])
+		count += len(c.policies.At(p).rules[d])
 	}
-	s.rules = make([]rule, 0, count)
+	s.Rules = make([]rows.Rule, 0, count)
 	for _, p := range policies {
-		y := c.policies.at(p)
-		if y.denial[d] != 0 && !s.isolated {
-			s.isolated, s.denial = true, y.denial[d]
+		y := c.policies.At(p)
+		if y.denial[d] != 0 && !s.Isolated {
+			s.Isolated, s.Denial = true, y.denial[d]
 		}
-		s.rules = append(s.rules, y.rules[d]...)
+		s.Rules = append(s.Rules, y.rules[d]...)
 		s.named = s.named || y.named[d]
 	}
 	s.listeners = s.named && s.dir == flow.Egress
-	for i, r := range s.rules {
-		if r.anyone {
-			s.everyone = append(s.everyone, certainHit(i))
+	for i, r := range s.Rules {
+		if r.Anyone {
+			s.everyone = append(s.everyone, rows.CertainHit(i))
 			continue
 		}
-		s.byLabels = s.byLabels || r.byLabels
-		for _, peer := range r.peers {
-			sel := c.selectors.at(peer)
+		s.byLabels = s.byLabels || r.ByLabels
+		for _, peer := range r.Peers {
+			sel := c.selectors.At(peer)
 			sel.uses = append(sel.uses, use{id, uint32(i)})
 		}
 	}
@@ -219,11 +210,11 @@ func (c *Compiler) newSide(key string, policies []uint32, d int, names uint32) u
 // A trail is a list of hits that some classes have in common: those of the trail before it, and one more.
 type trail struct {
 	before uint32
-	hit    hit
+	hit    rows.Hit
 	count  int32
-	row    uint32 // unassigned until it is asked for
-	next   uint32 // the trail that goes on with nextHit
-	next1  hit    // nextHit plus one; 0 if there is none
+	row    uint32   // unassigned until it is asked for
+	next   uint32   // the trail that goes on with nextHit
+	next1  rows.Hit // nextHit plus one; 0 if there is none
 }
 
 // trails finds out which classes have the same hits. Rules are followed in order, each through the classes that it
@@ -253,11 +244,11 @@ func (t *trails) touch(class uint32) bool {
 }
 
 // add adds a hit to those of a class. Of several of one rule the first counts.
-func (t *trails) add(class uint32, h hit) {
+func (t *trails) add(class uint32, h rows.Hit) {
 	t.touch(class)
 	n := t.at[class]
 	from := &t.all[n]
-	if n != 1 && from.hit.rule() == h.rule() {
+	if n != 1 && from.hit.Rule() == h.Rule() {
 		return
 	}
 	if from.next1 != h+1 {
@@ -270,7 +261,7 @@ func (t *trails) add(class uint32, h hit) {
 }
 
 // hits appends those of a trail, in order.
-func (t *trails) hits(n uint32, out []hit) []hit {
+func (t *trails) hits(n uint32, out []rows.Hit) []rows.Hit {
 	for ; n > 1; n = t.all[n].before {
 		out = append(out, t.all[n].hit)
 	}
@@ -287,19 +278,19 @@ func (t *trails) end() {
 // follow leads every class through the rules of a side that may match it.
 func (c *Compiler) follow(s *side) *trails {
 	t := &c.scratch.trails
-	t.begin(len(c.classes.items))
-	for i, r := range s.rules {
-		if r.anyone {
+	t.begin(len(c.classes.Items))
+	for i, r := range s.Rules {
+		if r.Anyone {
 			continue
 		}
-		for _, peer := range r.peers {
-			for _, id := range c.selectors.at(peer).classes {
-				t.add(id, certainHit(i))
+		for _, peer := range r.Peers {
+			for _, id := range c.selectors.At(peer).classes {
+				t.add(id, rows.CertainHit(i))
 			}
 		}
-		if r.byLabels {
+		if r.ByLabels {
 			for _, id := range c.unknowns {
-				t.add(id, certainHit(i)+1)
+				t.add(id, rows.CertainHit(i)+1)
 			}
 		}
 	}
@@ -311,8 +302,8 @@ func (c *Compiler) follow(s *side) *trails {
 
 // eachListener yields the classes whose ports have names, or may have.
 func (c *Compiler) eachListener(yield func(uint32)) {
-	for i := range c.classes.items {
-		if x := &c.classes.items[i]; x.names != 0 || x.unknown {
+	for i := range c.classes.Items {
+		if x := &c.classes.Items[i]; x.names != 0 || x.unknown {
 			yield(uint32(i))
 		}
 	}
@@ -323,7 +314,7 @@ func (c *Compiler) fillSide(id uint32, s *side) {
 	s.usual = c.row(s, nil, &class{})
 	t := c.follow(s)
 	for _, class := range t.touched {
-		x := c.classes.at(class)
+		x := c.classes.At(class)
 		if !c.alive(class) {
 			continue
 		}
@@ -375,11 +366,11 @@ func (s *side) chooseCommon(unlisted int) {
 const noHit = 1<<32 - 1
 
 // eachGroup splits sorted hits by what is in their upper half; of several of one rule the first counts.
-func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []hit)) {
+func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []rows.Hit)) {
 	own := c.scratch.own[:0]
 	for i, h := range hits {
-		x := hit(h)
-		if n := len(own); x != noHit && (n == 0 || own[n-1].rule() != x.rule()) {
+		x := rows.Hit(h)
+		if n := len(own); x != noHit && (n == 0 || own[n-1].Rule() != x.Rule()) {
 			own = append(own, x)
 		}
 		if i+1 == len(hits) || hits[i+1]>>32 != h>>32 {
@@ -390,7 +381,7 @@ func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []hit)) {
 	c.scratch.own = own
 }
 
-func (c *Compiler) alive(id uint32) bool { return id == nobody || c.classes.at(id).refs > 0 }
+func (c *Compiler) alive(id uint32) bool { return id == nobody || c.classes.At(id).refs > 0 }
 
 // A cellChange is what a side's row for a class was at the last flush.
 type cellChange struct{ side, class, was uint32 }
@@ -407,7 +398,7 @@ func (c *Compiler) updateRows() {
 }
 
 func (c *Compiler) updateRowsOf(id uint32) {
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	now := c.scratch.cells[:0]
 	if x.kept {
 		now = c.someCells(x, now)
@@ -431,7 +422,7 @@ func (c *Compiler) updateRowsOf(id uint32) {
 
 // ready reports whether a side has its rows from before this round, and is still needed.
 func (c *Compiler) ready(side uint32) bool {
-	s := c.sides.at(side)
+	s := c.sides.At(side)
 	return len(s.subjects) > 0 && s.built != c.round
 }
 
@@ -466,33 +457,33 @@ func eachSide(a, b []cell, yield func(side uint32)) {
 // allCells appends the cells of a class.
 func (c *Compiler) allCells(x *class, now []cell) []cell {
 	for _, y := range x.cells { // of sides that are being built
-		if c.sides.at(y.side).built == c.round {
+		if c.sides.At(y.side).built == c.round {
 			now = append(now, y)
 		}
 	}
 	hits := c.scratch.hits[:0]
 	for _, sel := range x.sels {
-		for _, u := range c.selectors.at(sel).uses {
-			hits = append(hits, uint64(u.side)<<32|uint64(certainHit(int(u.rule))))
+		for _, u := range c.selectors.At(sel).uses {
+			hits = append(hits, uint64(u.side)<<32|uint64(rows.CertainHit(int(u.rule))))
 		}
 	}
 	if x.unknown || x.names != 0 {
-		for i := range c.sides.items {
+		for i := range c.sides.Items {
 			hits = c.addSpecial(hits, uint32(i), x)
 		}
 	}
 	slices.Sort(hits)
 	c.scratch.hits = hits
-	c.eachGroup(hits, func(side uint32, own []hit) {
+	c.eachGroup(hits, func(side uint32, own []rows.Hit) {
 		if c.ready(side) {
-			now = c.appendCell(now, side, c.row(c.sides.at(side), own, x))
+			now = c.appendCell(now, side, c.row(c.sides.At(side), own, x))
 		}
 	})
 	return now
 }
 
 func (c *Compiler) appendCell(now []cell, side, row uint32) []cell {
-	if row == c.sides.at(side).usual {
+	if row == c.sides.At(side).usual {
 		return now
 	}
 	return append(now, cell{side, row})
@@ -503,7 +494,7 @@ func (c *Compiler) appendCell(now []cell, side, row uint32) []cell {
 func (c *Compiler) someCells(x *class, now []cell) []cell {
 	sides := c.scratch.some[:0]
 	for _, sel := range x.delta {
-		for _, u := range c.selectors.at(sel).uses {
+		for _, u := range c.selectors.At(sel).uses {
 			if c.ready(u.side) {
 				sides = append(sides, u.side)
 			}
@@ -513,17 +504,17 @@ func (c *Compiler) someCells(x *class, now []cell) []cell {
 	sides = slices.Compact(sides)
 	c.scratch.some = sides
 	for _, y := range x.cells {
-		if _, again := slices.BinarySearch(sides, y.side); !again && len(c.sides.at(y.side).subjects) > 0 {
+		if _, again := slices.BinarySearch(sides, y.side); !again && len(c.sides.At(y.side).subjects) > 0 {
 			now = append(now, y)
 		}
 	}
 	for _, side := range sides {
-		s := c.sides.at(side)
+		s := c.sides.At(side)
 		hits := c.scratch.hits[:0]
-		for i, r := range s.rules {
+		for i, r := range s.Rules {
 			matches := func(peer uint32) bool { _, ok := slices.BinarySearch(x.sels, peer); return ok }
-			if !r.anyone && slices.ContainsFunc(r.peers, matches) {
-				hits = append(hits, uint64(side)<<32|uint64(certainHit(i)))
+			if !r.Anyone && slices.ContainsFunc(r.Peers, matches) {
+				hits = append(hits, uint64(side)<<32|uint64(rows.CertainHit(i)))
 			}
 		}
 		if x.unknown || x.names != 0 {
@@ -531,20 +522,20 @@ func (c *Compiler) someCells(x *class, now []cell) []cell {
 		}
 		slices.Sort(hits)
 		c.scratch.hits = hits
-		c.eachGroup(hits, func(_ uint32, own []hit) { now = c.appendCell(now, side, c.row(s, own, x)) })
+		c.eachGroup(hits, func(_ uint32, own []rows.Hit) { now = c.appendCell(now, side, c.row(s, own, x)) })
 	}
 	return now
 }
 
 // addSpecial adds the hits of a side on a class that is unknown or has names for ports.
 func (c *Compiler) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
-	s := c.sides.at(side)
+	s := c.sides.At(side)
 	if s.listeners {
 		hits = append(hits, uint64(side)<<32|noHit)
 	}
-	for i, r := range s.rules {
-		if x.unknown && r.byLabels && !r.anyone {
-			hits = append(hits, uint64(side)<<32|uint64(certainHit(i)+1))
+	for i, r := range s.Rules {
+		if x.unknown && r.ByLabels && !r.Anyone {
+			hits = append(hits, uint64(side)<<32|uint64(rows.CertainHit(i)+1))
 		}
 	}
 	return hits
@@ -552,7 +543,7 @@ func (c *Compiler) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
 
 // wasThere reports whether a class was there at the last flush.
 func (c *Compiler) wasThere(id uint32) bool {
-	x := c.classes.at(id)
+	x := c.classes.At(id)
 	return id == nobody || x.touched == c.round && x.wasThere || x.touched != c.round && x.refs > 0
 }
 
@@ -560,8 +551,8 @@ func (c *Compiler) wasThere(id uint32) bool {
 // does not go back and forth.
 func (c *Compiler) chooseAgain() {
 	again, living := false, c.living()
-	for i := range c.sides.items {
-		s := &c.sides.items[i]
+	for i := range c.sides.Items {
+		s := &c.sides.Items[i]
 		if !c.ready(uint32(i)) || s.others(living) <= 2*s.atFirst+64 && len(s.memo) <= 4*living+64 {
 			continue
 		}
@@ -580,7 +571,7 @@ func (c *Compiler) chooseAgain() {
 // sweepSides forgets the sides that nobody has any more.
 func (c *Compiler) sweepSides() {
 	for _, id := range c.scratch.left {
-		s := c.sides.at(id)
+		s := c.sides.At(id)
 		if len(s.subjects) > 0 || s.memo == nil {
 			continue
 		}
@@ -588,17 +579,17 @@ func (c *Compiler) sweepSides() {
 			delete(c.sideIndex, s.key)
 		}
 		c.dropCells(id, s)
-		for _, r := range s.rules {
-			for _, peer := range r.peers {
-				sel := c.selectors.at(peer)
+		for _, r := range s.Rules {
+			for _, peer := range r.Peers {
+				sel := c.selectors.At(peer)
 				sel.uses = slices.DeleteFunc(sel.uses, func(u use) bool { return u.side == id })
 			}
 		}
 		for _, row := range s.memo {
-			c.dropRow(row)
+			c.rows.Drop(row)
 		}
 		s.memo = nil
-		c.sides.drop(id)
+		c.sides.Drop(id)
 	}
 	c.scratch.left = c.scratch.left[:0]
 }
@@ -608,10 +599,52 @@ func (c *Compiler) sweepSides() {
 func (c *Compiler) dropCells(id uint32, s *side) {
 	t := c.follow(s)
 	for _, class := range t.touched {
-		x := c.classes.at(class)
+		x := c.classes.At(class)
 		if i, ok := searchCells(x.cells, id); ok {
 			x.cells = slices.Delete(x.cells, i, i+1)
 		}
 	}
 	t.end()
+}
+
+// row returns the number of the row that the rules that match everyone and own make, for a peer of a class.
+func (c *Compiler) row(s *side, own []rows.Hit, peer *class) uint32 {
+	hits := mergeHits(c.scratch.merged[:0], s.everyone, own)
+	c.scratch.merged = hits
+	names, unknown := s.names, false
+	if s.listeners {
+		names, unknown = peer.names, peer.unknown
+	}
+	key := c.scratch.key[:0]
+	named := false
+	for _, h := range hits {
+		key = binary.AppendUvarint(key, uint64(h)+2)
+		named = named || s.Rules[h.Rule()].Named
+	}
+	if named {
+		key = append(key, 0)
+		key = binary.AppendUvarint(key, uint64(names))
+		if unknown {
+			key = append(key, 1)
+		}
+	}
+	c.scratch.key = key
+	if id, ok := s.memo[string(key)]; ok {
+		return id
+	}
+	id := c.rows.Hold(c.rows.Resolve(&s.Order, hits, names, unknown))
+	s.memo[string(key)] = id
+	return id
+}
+
+// mergeHits joins two lists in order, without a rule in common.
+func mergeHits(out, a, b []rows.Hit) []rows.Hit {
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] < b[0] {
+			out, a = append(out, a[0]), a[1:]
+		} else {
+			out, b = append(out, b[0]), b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }

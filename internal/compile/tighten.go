@@ -1,9 +1,6 @@
 package compile
 
-import (
-	"github.com/ringfence-project/ringfence/internal/flow"
-	"github.com/ringfence-project/ringfence/internal/ruleset"
-)
+import "github.com/ringfence-project/ringfence/internal/flow"
 
 // findTightening finds out whether something that was allowed may be denied. Each side of a connection is looked at
 // alone: true is sometimes too careful, false is always right.
@@ -17,7 +14,7 @@ func (p *plan) findTightening() {
 
 func (p *plan) rowsTighten() bool {
 	for _, x := range p.c.pending.cells {
-		if p.c.loses(x.was, p.after(x.side, x.class)) {
+		if p.c.rows.Loses(x.was, p.after(x.side, x.class)) {
 			return true
 		}
 	}
@@ -28,7 +25,7 @@ func (p *plan) rowsTighten() bool {
 func (p *plan) sidesTighten() bool {
 	c := p.c
 	for _, id := range c.pending.classes {
-		x := c.classes.at(id)
+		x := c.classes.At(id)
 		for d := range flow.Directions {
 			if x.wasLocals > 0 && x.locals > 0 && x.wasSides[d] != x.sides[d] && p.sideLoses(x.wasSides[d], x.sides[d]) {
 				return true
@@ -43,10 +40,10 @@ func (p *plan) sideLoses(from, to uint32) bool {
 	if to == 0 || from == to {
 		return false
 	}
-	lost := p.c.loses(p.before(from, nobody), p.after(to, nobody))
+	lost := p.c.rows.Loses(p.before(from, nobody), p.after(to, nobody))
 	if !lost {
 		p.eachOf(from, to, func(peer uint32) {
-			lost = lost || p.c.alive(peer) && p.c.wasThere(peer) && p.c.loses(p.before(from, peer), p.after(to, peer))
+			lost = lost || p.c.alive(peer) && p.c.wasThere(peer) && p.c.rows.Loses(p.before(from, peer), p.after(to, peer))
 		})
 	}
 	return lost
@@ -97,17 +94,17 @@ func (p *plan) peerLoses(from, to uint32) bool {
 func (p *plan) losesAnywhere(from, to uint32) bool {
 	c := p.c
 	lost := false
-	eachSide(p.cellsBefore(from), c.classes.at(to).cells, func(side uint32) {
-		lost = lost || c.ready(side) && c.loses(p.before(side, from), p.after(side, to))
+	eachSide(p.cellsBefore(from), c.classes.At(to).cells, func(side uint32) {
+		lost = lost || c.ready(side) && c.rows.Loses(p.before(side, from), p.after(side, to))
 	})
 	if lost {
 		return true
 	}
 	for _, id := range c.pending.classes {
-		x := c.classes.at(id)
+		x := c.classes.At(id)
 		for d := range flow.Directions {
 			if x.wasLocals > 0 && x.locals > 0 && x.sides[d] != 0 && x.wasSides[d] != x.sides[d] &&
-				c.loses(p.before(x.wasSides[d], from), p.after(x.sides[d], to)) {
+				c.rows.Loses(p.before(x.wasSides[d], from), p.after(x.sides[d], to)) {
 				return true
 			}
 		}
@@ -119,7 +116,7 @@ func (p *plan) losesAnywhere(from, to uint32) bool {
 func (p *plan) subjectLoses(m member) bool {
 	c := p.c
 	for d := range flow.Directions {
-		from, to := uint32(0), c.classes.at(m.to).sides[d]
+		from, to := uint32(0), c.classes.At(m.to).sides[d]
 		if m.judged {
 			from = c.sidesBefore(m.from)[d]
 		}
@@ -130,47 +127,8 @@ func (p *plan) subjectLoses(m member) bool {
 			return true
 		}
 		for _, o := range p.members { // which move at the same time
-			if c.loses(p.before(from, o.from), p.after(to, o.to)) {
+			if c.rows.Loses(p.before(from, o.from), p.after(to, o.to)) {
 				return true
-			}
-		}
-	}
-	return false
-}
-
-// loses reports whether some protocol and port is allowed by one row and denied by another.
-func (c *Compiler) loses(from, to uint32) bool {
-	if from == to || !c.rows.at(from).allows || !c.rows.at(to).denies {
-		return false
-	}
-	key := [2]uint32{from, to}
-	lost, ok := c.loss[key]
-	if !ok {
-		if len(c.loss) > 1<<14 {
-			clear(c.loss)
-		}
-		lost = rowLoses(&c.rows.at(from).value, &c.rows.at(to).value)
-		c.loss[key] = lost
-	}
-	return lost
-}
-
-func rowLoses(a, b *ruleset.Row) bool {
-	if a.Other.Verdict == flow.Allow && b.Other.Verdict != flow.Allow {
-		return true
-	}
-	for _, p := range flow.PortProtocols {
-		x, y := a.Segments(p), b.Segments(p)
-		for len(x) > 0 && len(y) > 0 {
-			if x[0].Verdict == flow.Allow && y[0].Verdict != flow.Allow {
-				return true
-			}
-			last := min(x[0].Last, y[0].Last)
-			if x[0].Last == last {
-				x = x[1:]
-			}
-			if y[0].Last == last {
-				y = y[1:]
 			}
 		}
 	}
