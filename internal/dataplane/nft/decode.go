@@ -4,6 +4,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -21,7 +22,7 @@ import (
 var (
 	generationText = regexp.MustCompile(`"generation (\d+)"`)
 	bornText       = regexp.MustCompile(`"rf:(\d+):\d+:[or]"`)
-	defaultText    = regexp.MustCompile(`"row_(\d+)"`)
+	defaultText    = regexp.MustCompile(`\[immediate 1=00000001 2\( 1=([0-9a-f]{8})\)\]`) // what subjectRules put in the scratch
 )
 
 // decode says what an image means. It leaves out what means nothing: whoever wants to know encodes the result again
@@ -44,7 +45,7 @@ func decode(i *netfilter.Image) (r *ruleset.Ruleset, epoch int, born map[ruleset
 		for key := range i.Maps[subjectsMap(d).Ref].Elements {
 			s := ruleset.Subject{Direction: d, Identity: ruleset.Identity(readNumber(key))}
 			if rules := i.Chains[named(subjectChain(s))].Rules; len(rules) > 0 {
-				r.Defaults[s] = ruleset.RowID(find(defaultText, rules[len(rules)-1]))
+				r.Defaults[s] = defaultOf(rules[len(rules)-1])
 			}
 			for peer, row := range i.Maps[peersMap(s).Ref].Elements {
 				r.Pairs[ruleset.Pair{Subject: s, Peer: ruleset.Identity(readNumber(peer))}] = ruleset.RowID(readNumber(row) - ruleset.RowBase)
@@ -52,6 +53,19 @@ func decode(i *netfilter.Image) (r *ruleset.Ruleset, epoch int, born map[ruleset
 		}
 	}
 	return r, epoch, born
+}
+
+// defaultOf reads the default row from the last rule of a subject's chain; 0 if it is not as we write it.
+func defaultOf(rule string) ruleset.RowID {
+	m := defaultText.FindStringSubmatch(rule)
+	if m == nil {
+		return 0
+	}
+	b, err := hex.DecodeString(m[1])
+	if n := readNumber(string(b)); err == nil && n > ruleset.RowBase {
+		return ruleset.RowID(n - ruleset.RowBase)
+	}
+	return 0
 }
 
 // find returns the number that the pattern picks out of s, or 0.

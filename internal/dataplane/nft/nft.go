@@ -7,7 +7,8 @@
 //
 //	forward, input       has the connection the label of the current epoch? then accept
 //	judge                local address of the client → its subject's chain out_N; of the server → in_N
-//	out_N, in_N          address of the other end → identity → peers_out_N, peers_in_N → row; else the default row
+//	out_N, in_N          address of the other end → identity → peers_out_N, peers_in_N → number of the row; else the default row's
+//	row                  number of the row → row_N
 //	row_N                protocol and the server's port → return to judge, or count, log and drop
 //	judge                put the epoch's label on the connection and accept
 //
