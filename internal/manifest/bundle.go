@@ -33,6 +33,7 @@ type Bundle struct {
 	podRanges  []netip.Prefix
 	problems   []Problem
 	notices    []Notice
+	ignoring   []Ignoring
 	ignored    map[string]int
 	owners     map[ownerKey]cluster.Owner // of pods and workloads: who controls them
 	specs      map[specKey]podspec.Spec   // of pods and workloads: what runs in them
@@ -124,6 +125,7 @@ func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
 		b.Ignore("not a Kubernetes object")
 	default:
 		b.take(o, root)
+		b.noteIgnoring(o, root)
 	}
 	b.collect(o)
 }

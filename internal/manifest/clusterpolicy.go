@@ -244,7 +244,7 @@ func (o *object) domains(path string, names []string, action policy.Action) []po
 			o.problem(at(path, i), "", "%q is no domain name such as example.com or *.example.com", name)
 		}
 	}
-	o.notice(path, "domainNames are not enforced yet: they match nothing")
+	o.noticeOfNothing(path, "domainNames are not enforced yet: they match nothing")
 	return []policy.Peer{{Kind: policy.PeerNone}}
 }
 

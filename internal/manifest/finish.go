@@ -32,13 +32,14 @@ type Result struct {
 	Rollouts  []*rollout.Spec   // by name; those without a problem
 	Problems  []Problem         // by file and line
 	Notices   []Notice          // by file and line
+	Ignoring  []Ignoring        // findings of the linter that are accepted, in the order in which they were read
 	Ignored   map[string]int    // how many objects of kinds that do not matter
 }
 
 // Finish makes pods from the workloads and returns everything. The bundle can take more files afterwards and be
 // finished again; the policies and bare pods are shared between the results.
 func (b *Bundle) Finish(opts Options) Result {
-	r := Result{Ignored: maps.Clone(b.ignored), Problems: slices.Clone(b.problems), Notices: slices.Clone(b.notices),
+	r := Result{Ignored: maps.Clone(b.ignored), Problems: slices.Clone(b.problems), Notices: slices.Clone(b.notices), Ignoring: slices.Clone(b.ignoring),
 		Services: slices.Clone(b.services), Rollouts: slices.Clone(b.rollouts)}
 	r.Objects = cluster.Objects{Namespaces: slices.Clone(b.namespaces), Nodes: slices.Clone(b.nodes), Policies: slices.Clone(b.policies)}
 	e := newExpansion(b, cmp.Or(opts.MaxReplicas, 10_000))

@@ -34,11 +34,11 @@ func (o *object) networkPolicy(np *networkingv1.NetworkPolicy) policy.Policy {
 	}
 	// Rules of a direction that policyTypes leaves out have no effect, so they must not be there to be misread.
 	if !p.IsolatesIngress && len(p.Ingress) > 0 {
-		o.notice("spec.ingress", "the ingress rules have no effect, as policyTypes does not name Ingress")
+		o.noticeOfNothing("spec.ingress", "the ingress rules have no effect, as policyTypes does not name Ingress")
 		p.Ingress = nil
 	}
 	if !p.IsolatesEgress && len(p.Egress) > 0 {
-		o.notice("spec.egress", "the egress rules have no effect, as policyTypes does not name Egress")
+		o.noticeOfNothing("spec.egress", "the egress rules have no effect, as policyTypes does not name Egress")
 		p.Egress = nil
 	}
 	return p

@@ -73,6 +73,12 @@ func (o *object) notice(path, format string, args ...any) {
 	o.notices = append(o.notices, Notice{File: o.file, Line: o.lineOf(path), Object: o.name(), Message: fmt.Sprintf(format, args...)})
 }
 
+// noticeOfNothing is for what has no effect.
+func (o *object) noticeOfNothing(path, format string, args ...any) {
+	o.notice(path, format, args...)
+	o.notices[len(o.notices)-1].NoEffect = true
+}
+
 // noticeOfRunning is for what only matters where the pod really runs.
 func (o *object) noticeOfRunning(path, format string, args ...any) {
 	o.notice(path, format, args...)

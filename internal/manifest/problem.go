@@ -58,6 +58,8 @@ type Notice struct {
 	Line    int
 	Object  string
 	Message string
+	// NoEffect: something of a policy that is written has no effect.
+	NoEffect bool
 	// Running: it only matters where the pods really run, not to what policies say.
 	Running bool
 }
