@@ -65,6 +65,7 @@ var mayImport = map[string]string{
 	"internal/query":                   "label flow policy cluster service",
 	"internal/near":                    "",
 	"internal/report":                  "",
+	"internal/lint":                    "label flow policy cluster eval service manifest near report",
 	"internal/policytest":              "label flow policy cluster eval service manifest source/dir query explain reach near report",
 	"internal/podspec":                 "",
 	"internal/echo":                    "flow cluster",

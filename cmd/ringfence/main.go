@@ -74,7 +74,7 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
+	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newLint(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
 		newStatus(), newRollout(), newDoctor(), newAgent(), newShim(), newVersion())
 	return root
 }
