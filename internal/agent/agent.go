@@ -58,9 +58,8 @@ type Agent struct {
 
 	mu      sync.Mutex
 	own     map[string]Condition // the agent's own conditions, by type
-	dp      *nft.Dataplane       // nil until it is open
-	engine  *engine.Engine
-	probed  bool // a probe was seen to pass the table
+	engine  *engine.Engine       // nil until the first lists are complete
+	probed  bool                 // a probe was seen to pass the table
 	told    map[string]bool
 	inForce bool
 	first   chan struct{} // closed with the first time that all is in force
@@ -74,21 +73,25 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer places.close()
-	return run(ctx, o, nodeNet{}, places)
+	return newAgent(o, nodeNet{}, places).run(ctx)
 }
 
-func run(ctx context.Context, o Options, n nodeNet, l locator) error {
+func newAgent(o Options, n nodeNet, l locator) *Agent {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic})
 	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
 		own: map[string]Condition{}, told: map[string]bool{}, first: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)
 	a.metrics = newMetrics(a)
 	a.feed.times = a.metrics.observe
+	return a
+}
+
+func (a *Agent) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	if o.Listen != "" {
+	if a.options.Listen != "" {
 		group.Go(func() error { return a.serve(ctx) })
 	}
-	group.Go(func() error { return source.Run(ctx) })
+	group.Go(func() error { return a.source.Run(ctx) })
 	group.Go(func() error { return a.tellConditions(ctx) })
 	group.Go(func() error { return a.watchTracking(ctx) })
 	group.Go(func() error { return a.denials.send(ctx) })

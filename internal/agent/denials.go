@@ -42,6 +42,7 @@ type denials struct {
 	denied *prometheus.CounterVec
 	events chan event
 	limit  *rate.Limiter
+	every  time.Duration // between two readings of the kernel's counters
 
 	mu   sync.Mutex
 	told map[kindOfDenial]*repeated
@@ -81,7 +82,7 @@ type event struct {
 
 func newDenials(o Options, f *feed) *denials {
 	return &denials{node: o.Node, client: o.Client, log: o.Log, feed: f, told: map[kindOfDenial]*repeated{},
-		events: make(chan event, eventBurst), limit: rate.NewLimiter(eventRate, eventBurst),
+		events: make(chan event, eventBurst), limit: rate.NewLimiter(eventRate, eventBurst), every: countEvery,
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringfence_denied_total",
 			Help: "Packets that were dropped, by the policy that denied them; without a policy those of pods that were not known yet."},
 			[]string{"kind", "policy", "direction"})}
@@ -196,7 +197,7 @@ func (d *denials) send(ctx context.Context) error {
 // count keeps the counters of denials in step with the kernel's until ctx ends.
 func (d *denials) count(ctx context.Context, from dropCounter, by attributor) error {
 	last := map[ruleset.RowID]uint64{}
-	tick := time.NewTicker(countEvery)
+	tick := time.NewTicker(d.every)
 	defer tick.Stop()
 	for {
 		select {

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/compile"
+	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/engine"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/ruleset"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
+)
+
+// wires are a node's interfaces, as a locator sees them.
+type wires struct {
+	mu    sync.Mutex
+	at    map[netip.Addr]place
+	there map[int]bool
+	wake  chan struct{}
+}
+
+func newWires() *wires {
+	return &wires{at: map[netip.Addr]place{}, there: map[int]bool{}, wake: make(chan struct{}, 1)}
+}
+
+func (w *wires) locate(p *kube.Pod) (place, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at, ok := w.at[p.Addresses[0]]; ok && w.there[at.index] {
+		return at, nil
+	}
+	return place{}, errors.New("nowhere")
+}
+
+func (w *wires) exists(index int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.there[index]
+}
+
+func (w *wires) addresses() []netip.Addr { return nil }
+
+func (w *wires) watch(context.Context) (<-chan struct{}, error) { return w.wake, nil }
+
+// plug gives an address to an interface, and unplug takes an interface away.
+func (w *wires) plug(a netip.Addr, name string, index int) {
+	w.mu.Lock()
+	w.at[a], w.there[index] = place{at: ruleset.Attachment{Interface: name}, index: index}, true
+	w.mu.Unlock()
+	w.wake <- struct{}{}
+}
+
+func (w *wires) unplug(index int) {
+	w.mu.Lock()
+	w.there[index] = false
+	w.mu.Unlock()
+	w.wake <- struct{}{}
+}
+
+var (
+	webAddr = netip.MustParseAddr("10.1.0.1")
+	dbAddr  = netip.MustParseAddr("10.1.0.2")
+	farAddr = netip.MustParseAddr("10.2.0.1")
+)
+
+// fed is an engine on a fake kernel that follows a fake API.
+type fed struct {
+	t      *testing.T
+	client *fake.Clientset
+	wires  *wires
+	feed   *feed
+	engine *engine.Engine
+	kernel *dataplane.FakeKernel
+}
+
+func startFed(t *testing.T, client *fake.Clientset, o Options) *fed {
+	f := &fed{t: t, client: client, wires: newWires(), kernel: dataplane.NewFakeKernel()}
+	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic})
+	f.feed = newFeed("n1", source, f.wires)
+	f.engine = engine.New(f.kernel.Open(), compile.Options{Node: "n1"})
+	done := make(chan error, 2)
+	ctx := t.Context()
+	go func() { done <- source.Run(ctx) }()
+	go func() { done <- f.engine.RunFeed(ctx, f.feed, func(engine.Event) {}) }()
+	t.Cleanup(func() {
+		if err := errors.Join(<-done, <-done); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+	return f
+}
+
+// placed says on which interface the kernel has an address; "" if it has it on none.
+func (f *fed) placed(a netip.Addr) string { return f.engine.Ruleset().Locals[a].Interface }
+
+func (f *fed) reaches(from, to netip.Addr) bool {
+	return f.kernel.Connect(flow.Tuple{Source: from, Destination: to, Protocol: flow.TCP, Port: 80}).Send()
+}
+
+func (f *fed) update(p *corev1.Pod) {
+	f.t.Helper()
+	_, err := f.client.CoreV1().Pods("shop").Update(f.t.Context(), p, metav1.UpdateOptions{})
+	must(f.t, err)
+}
+
+func TestPodsAreKnownOnceTheyHaveAPlace(t *testing.T) {
+	o, client := options(apiNode(netip.MustParsePrefix("10.1.0.0/24")), onlyFrom("db", "web"), apiPod("web", "1", "n1", webAddr),
+		apiPod("db", "2", "n1", dbAddr), apiPod("far", "3", "n2", farAddr))
+	f := startFed(t, client, o)
+	eventually(t, "the API's objects are there", func() bool { _, waiting := f.feed.count(); return waiting == 2 && f.engine.At(farAddr).Endpoint != nil })
+	if p := f.engine.At(webAddr); !p.Unknown || f.placed(webAddr) != "" {
+		t.Errorf("a pod without a place is %v, at %q", p, f.placed(webAddr))
+	}
+	if p := f.engine.At(farAddr); p.Endpoint == nil || p.Endpoint.Name != "far" {
+		t.Errorf("another node's pod is %v", p)
+	}
+	f.wires.plug(webAddr, "veth1", 1)
+	f.wires.plug(dbAddr, "veth2", 2)
+	eventually(t, "both have a place", func() bool { return f.placed(webAddr) == "veth1" && f.placed(dbAddr) == "veth2" })
+	if !f.reaches(webAddr, dbAddr) || f.reaches(farAddr, dbAddr) {
+		t.Errorf("web reaches db: %v, far does: %v", f.reaches(webAddr, dbAddr), f.reaches(farAddr, dbAddr))
+	}
+	if got := f.feed.pod(cluster.Key{Namespace: "shop", Name: "web"}); got == nil || got.UID != "1" {
+		t.Errorf("the feed knows %+v", got)
+	}
+	ended := apiPod("web", "1", "n1", webAddr)
+	ended.Status.Phase = corev1.PodSucceeded
+	f.update(ended)
+	eventually(t, "an ended pod has no address", func() bool { return f.placed(webAddr) == "" })
+}
+
+// An address that leads elsewhere is another pod's, which the API does not know yet, until the API says that its pod was
+// started anew.
+func TestAMovedAddressIsNotBelieved(t *testing.T) {
+	o, client := options(apiPod("web", "1", "n1", webAddr), apiPod("db", "2", "n1", dbAddr))
+	f := startFed(t, client, o)
+	f.wires.plug(webAddr, "veth1", 1)
+	eventually(t, "the pod has a place", func() bool { return f.placed(webAddr) == "veth1" })
+	f.wires.unplug(1)
+	eventually(t, "its place is gone", func() bool { return f.placed(webAddr) == "" })
+	f.wires.plug(webAddr, "veth9", 9)
+	f.wires.plug(dbAddr, "veth2", 2)
+	eventually(t, "the other has a place", func() bool { return f.placed(dbAddr) == "veth2" })
+	told := apiPod("web", "1", "n1", webAddr)
+	told.Labels["more"] = "labels"
+	f.update(told)
+	eventually(t, "it is told", func() bool {
+		p := f.feed.pod(cluster.Key{Namespace: "shop", Name: "web"})
+		return p != nil && p.Labels.String() != "app=web"
+	})
+	if at := f.placed(webAddr); at != "" {
+		t.Errorf("the address is believed to be web's, at %s", at)
+	}
+	told.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}}}
+	f.update(told)
+	eventually(t, "it is started anew", func() bool { return f.placed(webAddr) == "veth9" })
+
+	// Another pod of the same name is another pod.
+	must(t, client.CoreV1().Pods("shop").Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	eventually(t, "the pod is gone", func() bool { return f.placed(webAddr) == "" })
+	_, err := client.CoreV1().Pods("shop").Create(t.Context(), apiPod("web", "7", "n1", farAddr), metav1.CreateOptions{})
+	must(t, err)
+	f.wires.plug(farAddr, "veth3", 3)
+	eventually(t, "the new one is there", func() bool { return f.placed(farAddr) == "veth3" })
+}
