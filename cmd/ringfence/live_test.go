@@ -189,3 +189,12 @@ func TestFloodIsCounted(t *testing.T) {
 		t.Errorf("code %d, %d lines for %d packets:\n%s", code, lines, packets, out)
 	}
 }
+
+// TestStatusOfABeginning: what is not in force yet is not well.
+func TestStatusOfABeginning(t *testing.T) {
+	s := instanceStatus{Running: true, Watching: true}
+	s.judge()
+	if len(s.Bad) != 1 || !strings.Contains(s.Bad[0], "nothing is in force yet") {
+		t.Errorf("it says %q", s.Bad)
+	}
+}

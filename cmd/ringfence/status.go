@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -117,6 +119,9 @@ func newPodStatus(p runtime.PodStatus) podStatus {
 	}
 	if !p.Running {
 		out.State, out.Ready, out.Why = "gone", false, p.Err.Error()
+		if errors.Is(p.Err, os.ErrProcessDone) {
+			out.Why = "it does not run; a running up starts it"
+		}
 	}
 	return out
 }
@@ -129,6 +134,9 @@ func (s *instanceStatus) judge() {
 		bad("the node's shim is gone; up starts it again")
 	case !s.Running:
 		bad("the node is gone: no pod reaches another; \"ringfence up\" mends it")
+	}
+	if s.Since.IsZero() {
+		bad("up is starting: nothing is in force yet")
 	}
 	if !s.Watching {
 		bad("nobody watches the manifests, changes do not come in force; \"ringfence up\" goes on")
