@@ -37,6 +37,9 @@ func main() {
 
 // run is main without the process: the tests call it too.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 && os.Getenv(cniCommand) != "" {
+		args = []string{"cni"}
+	}
 	cmd := newRoot()
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
@@ -75,6 +78,6 @@ Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input
 		SilenceErrors: true,
 	}
 	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newLint(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
-		newStatus(), newRollout(), newDoctor(), newAgent(), newShim(), newVersion())
+		newStatus(), newRollout(), newDoctor(), newAgent(), newCNI(), newShim(), newVersion())
 	return root
 }
