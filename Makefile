@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh machine with Go: `make demo` and `make test`. What else they need they say.
-.PHONY: all build demo test image manifests clean help
+.PHONY: all build demo test image manifests e2e conformance kube-smoke clean help
 GO ?= go
 BIN := bin/ringfence
 ARCH ?= $(shell $(GO) env GOARCH)
@@ -9,7 +9,7 @@ IMAGE ?= ringfence:$(VERSION)
 all: build
 
 help:           ## this list
-	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 build:          ## build bin/ringfence
 	@$(GO) build -trimpath -o $(BIN) ./cmd/ringfence
@@ -28,6 +28,15 @@ image:          ## write bin/ringfence-image.tar for `ctr -n k8s.io images impor
 
 manifests:      ## render the chart to deploy/ringfence.yaml
 	@cd hack/tools && $(GO) run ./chart -chart ../../deploy/chart/ringfence -o ../../deploy/ringfence.yaml
+
+e2e:            ## the upstream NetworkPolicy e2e, on the cluster of KUBECONFIG or one that ../shared/kube brings up
+	@./hack/kube/e2e
+
+conformance:    ## the ClusterNetworkPolicy conformance suite, likewise; CHANNEL=standard for that channel
+	@./hack/kube/conformance
+
+kube-smoke:     ## a few specs of e2e, where ../shared/kube is built; says so where it is not
+	@./hack/kube/smoke
 
 clean:          ## remove what was built
 	@rm -rf bin

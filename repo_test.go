@@ -81,6 +81,7 @@ var mayImport = map[string]string{
 	"hack/testsummary":                 "",
 	"hack/tools/chart":                 "",
 	"hack/tools/image":                 "",
+	"hack/tools/conformance":           "",
 	"bench/engine":                     "flow ruleset compile",
 	"bench/workload":                   "label flow policy cluster ruleset compile",
 	"bench/reach":                      "flow cluster reach",

@@ -57,7 +57,7 @@ private_folders() {
   mkdir -p /run/ringfence
   for n in $(seq "$NODES"); do
     in_node "$n" sh -c '
-      mountpoint -q /run/ringfence || mount -t tmpfs tmpfs /run/ringfence
+      mountpoint -q /run/ringfence || mount -t tmpfs -o mode=755 tmpfs /run/ringfence
       mountpoint -q /usr/lib/cni || {
         mkdir -p /run/ringfence/plugins && cp -a /usr/lib/cni/. /run/ringfence/plugins && mount --bind /run/ringfence/plugins /usr/lib/cni
       }'
@@ -89,7 +89,7 @@ stop() {
   exit "$1"
 }
 
-# restarts: fail if an agent ended on the way
+# steady: fail if an agent ended on the way
 steady() {
   [ "${DEPLOY:-1}" = 1 ] || return 0
   local n
