@@ -94,7 +94,7 @@ func Explain(s *cluster.State, d eval.Decision) Explanation {
 	c, f := d.Connection, d.Flow()
 	e := Explanation{
 		From: c.From.String(), To: c.To.String(), Protocol: c.Protocol.String(), Port: c.Port, Translated: c.Translated,
-		Verdict: f.Verdict.String(), Rule: ruleOf(f.Rule),
+		Verdict: f.Verdict.String(), Rule: RuleOf(f.Rule),
 		Egress:  sideOf(flow.Egress, d.Egress, d.EgressUnjudged),
 		Ingress: sideOf(flow.Ingress, d.Ingress, d.IngressUnjudged),
 	}
@@ -112,7 +112,8 @@ func Explain(s *cluster.State, d eval.Decision) Explanation {
 	return e
 }
 
-func ruleOf(r flow.Rule) *Rule {
+// RuleOf is r as data; nil if no policy applies.
+func RuleOf(r flow.Rule) *Rule {
 	if r.IsZero() {
 		return nil
 	}
@@ -128,9 +129,9 @@ func sideOf(d flow.Direction, s *eval.Side, unjudged string) Side {
 	if s == nil {
 		return Side{Direction: d.String(), Unjudged: unjudged}
 	}
-	side := Side{Direction: d.String(), Subject: s.Subject.Key.String(), Verdict: s.Verdict.String(), Rule: ruleOf(s.Rule)}
+	side := Side{Direction: d.String(), Subject: s.Subject.Key.String(), Verdict: s.Verdict.String(), Rule: RuleOf(s.Rule)}
 	for _, t := range s.Tiers {
-		tier := Tier{Tier: t.Tier.String(), Outcome: t.Outcome.String(), Rule: ruleOf(t.Rule)}
+		tier := Tier{Tier: t.Tier.String(), Outcome: t.Outcome.String(), Rule: RuleOf(t.Rule)}
 		for _, p := range t.Policies {
 			tier.Policies = append(tier.Policies, policyOf(s, p))
 		}
@@ -145,9 +146,9 @@ func policyOf(s *eval.Side, seen eval.Policy) Policy {
 		Applies: seen.Applies, Reason: seen.Reason, Defect: p.Defect,
 		foreign: p.Tier == policy.Namespace && p.Namespace != s.Subject.Namespace}
 	for _, r := range seen.Rules {
-		rule := RuleLookedAt{Rule: *ruleOf(r.Rule), Action: r.Action.String(), Matches: r.Match.String()}
+		rule := RuleLookedAt{Rule: *RuleOf(r.Rule), Action: r.Action.String(), Matches: r.Match.String()}
 		for _, e := range r.Peers {
-			rule.Peers = append(rule.Peers, Question{describePeer(e.Peer), e.Match.String(), e.Reason})
+			rule.Peers = append(rule.Peers, Question{PeerText(e.Peer), e.Match.String(), e.Reason})
 		}
 		for _, e := range r.Ports {
 			rule.Ports = append(rule.Ports, Question{e.Port.String(), e.Match.String(), e.Reason})
@@ -157,11 +158,11 @@ func policyOf(s *eval.Side, seen eval.Policy) Policy {
 	return out
 }
 
-// describePeer is policy.Peer.String for people: "pods app=web in namespace shop".
-func describePeer(p policy.Peer) string {
+// PeerText is policy.Peer.String for people: "pods app=web in namespace shop".
+func PeerText(p policy.Peer) string {
 	switch p.Kind {
 	case policy.PeerPods:
-		return describePods(p.Pods)
+		return PodsText(p.Pods)
 	case policy.PeerNodes:
 		if p.Nodes.IsEverything() {
 			return "every node"
@@ -171,7 +172,8 @@ func describePeer(p policy.Peer) string {
 	return p.String()
 }
 
-func describePods(p policy.Pods) string {
+// PodsText is policy.Pods.String for people: "every pod in namespace shop".
+func PodsText(p policy.Pods) string {
 	text := "pods " + p.Pods.String()
 	if p.Pods.IsEverything() {
 		text = "every pod"

@@ -104,12 +104,12 @@ func (c Change) Summary() string {
 func changeFor(s *cluster.State, c cluster.Connection, side *eval.Side) (Change, string) {
 	culprit := find(s, side.Rule)
 	if culprit.Defect != "" {
-		return Change{}, fmt.Sprintf("%s could not be read and isolates until it can: %s", ruleOf(side.Rule), culprit.Defect)
+		return Change{}, fmt.Sprintf("%s could not be read and isolates until it can: %s", RuleOf(side.Rule), culprit.Defect)
 	}
 	rule := policy.Rule{Action: policy.Accept, Ports: portOf(c)}
 	peer, reason := peerFor(s, culprit.Tier, side)
 	if reason != "" {
-		return Change{}, fmt.Sprintf("%s stands in the way, and %s", ruleOf(side.Rule), reason)
+		return Change{}, fmt.Sprintf("%s stands in the way, and %s", RuleOf(side.Rule), reason)
 	}
 	rule.Peers = []policy.Peer{peer}
 	change := openCluster
@@ -121,8 +121,8 @@ func changeFor(s *cluster.State, c cluster.Connection, side *eval.Side) (Change,
 	if err != nil {
 		return Change{}, err.Error()
 	}
-	out := Change{Obstacle: *ruleOf(side.Rule), Create: create, Kind: made.Kind(), Namespace: made.Namespace, Name: made.Name,
-		Direction: side.Direction.String(), Index: index, Subject: describePods(made.Subject), Peer: describePeer(peer), policy: made,
+	out := Change{Obstacle: *RuleOf(side.Rule), Create: create, Kind: made.Kind(), Namespace: made.Namespace, Name: made.Name,
+		Direction: side.Direction.String(), Index: index, Subject: PodsText(made.Subject), Peer: PeerText(peer), policy: made,
 		Notes: notes(c, culprit.Tier, peer, made)}
 	if len(rule.Ports) > 0 {
 		out.Port = rule.Ports[0].String()
@@ -269,7 +269,7 @@ func notes(c cluster.Connection, t policy.Tier, peer policy.Peer, p *policy.Poli
 		all = append(all, "the pod has no label that tells it apart, so the rule is for its whole namespace: better label it")
 	}
 	if p.Subject.Pods.IsEverything() {
-		all = append(all, "it is about "+describePods(p.Subject))
+		all = append(all, "it is about "+PodsText(p.Subject))
 	}
 	if portOf(c) == nil {
 		what := c.Protocol.String()

@@ -25,7 +25,7 @@ var passingKeys = map[string]bool{
 // telling selects e by as few of its labels as tell it from the other workloads of its namespace: the most telling
 // label, then those that leave out more strangers. A pod without lasting labels is selected by the empty selector.
 func telling(s *cluster.State, e *cluster.Endpoint) label.Selector {
-	labels := lasting(e)
+	labels := Lasting(e.Labels)
 	var chosen []label.Requirement
 	others := strangers(s, e)
 	for _, key := range orderedKeys(labels) {
@@ -42,9 +42,10 @@ func telling(s *cluster.State, e *cluster.Endpoint) label.Selector {
 	return sel
 }
 
-// lasting are the labels of e that its workload has, not only this pod.
-func lasting(e *cluster.Endpoint) map[string]string {
-	labels := e.Labels.Map()
+// Lasting are the labels of a pod that its workload has: without those that controllers give to each pod or rollout. The
+// caller owns the map.
+func Lasting(pod label.Set) map[string]string {
+	labels := pod.Map()
 	for key := range passingKeys {
 		delete(labels, key)
 	}
@@ -71,9 +72,9 @@ func orderedKeys(labels map[string]string) []string {
 // strangers are the pods of e's namespace that have other lasting labels: other workloads, as far as policy can tell.
 func strangers(s *cluster.State, e *cluster.Endpoint) []*cluster.Endpoint {
 	var all []*cluster.Endpoint
-	own := label.MustSet(lasting(e))
+	own := label.MustSet(Lasting(e.Labels))
 	for _, o := range s.Endpoints() {
-		if o.Namespace == e.Namespace && label.MustSet(lasting(o)) != own {
+		if o.Namespace == e.Namespace && label.MustSet(Lasting(o.Labels)) != own {
 			all = append(all, o)
 		}
 	}

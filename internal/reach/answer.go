@@ -182,7 +182,7 @@ func (p *Part) Text() string {
 			others = append(others, c.Ports...)
 		}
 	}
-	text := joinPorts(others)
+	text := JoinPorts(others)
 	switch {
 	case rest == flow.Allow && text == "":
 		return "all"
@@ -202,11 +202,11 @@ func (c *Clause) PortsText(last, only bool) string {
 	case last:
 		return "everything else"
 	}
-	return joinPorts(c.Ports)
+	return JoinPorts(c.Ports)
 }
 
-// joinPorts lists ranges in order, neighbours as one.
-func joinPorts(all []Ports) string {
+// JoinPorts lists ranges in order, neighbours as one: "53/udp, 8000-8080".
+func JoinPorts(all []Ports) string {
 	all = slices.Clone(all)
 	slices.SortFunc(all, comparePorts)
 	var texts []string

@@ -10,6 +10,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/eval"
+	"github.com/ringfence-project/ringfence/internal/explain"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
@@ -84,51 +85,6 @@ func unmet(s *cluster.State, t flow.Tuple, by flow.Rule) string {
 	if f.Verdict == flow.Allow || f.Rule.Kind != by.Kind || f.Rule.Policy() != by.Policy() || by.IsZero() {
 		return ""
 	}
-	side := d.Ingress
-	if f.Direction == flow.Egress {
-		side = d.Egress
-	}
-	var nearest string
-	best := -1
-	for _, tier := range side.Tiers {
-		for _, p := range tier.Policies {
-			for _, r := range p.Rules {
-				if r.Rule.Policy() != by.Policy() || r.Rule.Kind != by.Kind {
-					continue
-				}
-				if score, why := lacking(r); why != "" && score > best {
-					best, nearest = score, why
-				}
-			}
-		}
-	}
-	return nearest
-}
-
-// lacking says why a rule did not match, and how much of it did.
-func lacking(r eval.Rule) (score int, why string) {
-	peers, peerWhy := eval.No, ""
-	for _, p := range r.Peers {
-		if p.Match > peers || peerWhy == "" {
-			peers, peerWhy = max(peers, p.Match), p.Reason
-		}
-	}
-	ports, portWhy := eval.Yes, ""
-	if len(r.Ports) > 0 {
-		ports = eval.No
-	}
-	for _, p := range r.Ports {
-		if p.Match > ports || portWhy == "" {
-			ports, portWhy = max(ports, p.Match), p.Reason
-		}
-	}
-	switch {
-	case ports != eval.Yes && peers == eval.Yes:
-		return 1, portWhy
-	case ports != eval.Yes:
-		return 0, portWhy
-	case peers != eval.Yes:
-		return 2, peerWhy
-	}
-	return 0, ""
+	why, _ := explain.Lacks(d, f.Rule)
+	return why
 }
