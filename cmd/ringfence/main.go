@@ -15,9 +15,10 @@ import (
 
 // The exit codes, which scripts may rely on.
 const (
-	exitOK     = 0
-	exitFailed = 1 // a check, test or comparison failed, or `can` says no
-	exitUsage  = 3 // wrong usage, bad input or an internal error
+	exitOK      = 0
+	exitFailed  = 1 // a check, test or comparison failed, or `can` says no
+	exitChanges = 2 // there are changes; only with --detailed-exitcode
+	exitUsage   = 3 // wrong usage, bad input or an internal error
 
 	exitInterrupted = 130 // by Ctrl-C, as shells say it
 )
@@ -73,11 +74,12 @@ func newRoot() *cobra.Command {
 		Long: `Ringfence puts a fence around every workload of a container platform, by its labels. It reads the
 policies that Kubernetes knows (NetworkPolicy and ClusterNetworkPolicy) from the same manifests as the workloads.
 
-Exit codes: 0 ok; 1 a check failed or the answer is no; 3 wrong usage, bad input or an internal error.`,
+Exit codes: 0 ok; 1 a check failed or the answer is no; 2 there are changes (only
+with --detailed-exitcode); 3 wrong usage, bad input or an internal error.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newLint(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
+	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newLint(), newPlan(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
 		newStatus(), newRollout(), newDoctor(), newAgent(), newCNI(), newShim(), newVersion())
 	return root
 }

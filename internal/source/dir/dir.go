@@ -146,6 +146,17 @@ func unreadable(path string, err error) manifest.Problem {
 	return manifest.Problem{File: filepath.ToSlash(path), Message: "cannot be read: " + err.Error()}
 }
 
+// Takes reports whether Load takes a file with that path below a folder that it is given. The path has slashes.
+func Takes(path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		if strings.HasPrefix(part, ".") {
+			return false
+		}
+	}
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	return isManifest(name) && !isOther(name)
+}
+
 func isManifest(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(name)))
 }

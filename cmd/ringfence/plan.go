@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/plan"
+	"github.com/ringfence-project/ringfence/internal/source/dir"
+	"github.com/ringfence-project/ringfence/internal/source/git"
+)
+
+// planOptions are the flags of `ringfence plan`.
+type planOptions struct {
+	folder   string
+	recorded recordedFlags
+	failOn   []string
+	detailed bool
+	output   string
+}
+
+func newPlan() *cobra.Command {
+	var o planOptions
+	cmd := &cobra.Command{
+		Use:   "plan OLD NEW | plan REVISION | plan OLD..NEW",
+		Short: "Say which connections a change of manifests would deny or allow, and which of those really seen it would break",
+		Long: `Say what a change of manifests does to connections, not to YAML: what is newly denied and newly allowed between which
+workloads, nodes, unknown pods and parts of the world outside, on which ports, by which rule before and now; how far that
+reaches; and with --flows or --live which connections that were really seen it would break.
+
+OLD and NEW are files or folders. One argument is a git revision that is compared with the files of the folder --dir as
+they are now, or two revisions: main..HEAD, or main...HEAD for what HEAD changed since it left main. Revisions are read
+from the repository's objects: nothing is checked out, and nothing in the repository is run.
+
+Manifests that cannot be read are told, and count as in the running system: a policy that cannot be read isolates.
+
+--flows is what "ringfence flows -o json" or "-o jsonl" wrote, or the socket of a running instance; --live asks the running
+instance itself. --flows 7d is --live with --since 7d.
+
+` + plan.RiskHelp + `.
+
+--fail-on makes the exit code 1 where one of these holds:
+` + gateHelp(),
+		Example: `  ringfence plan main..HEAD --dir k8s
+  ringfence plan main --dir k8s --live --since 7d
+  ringfence plan old/ new/ --flows flows.json --fail-on newly-denied-seen,newly-allowed-outside
+  ringfence plan main...HEAD --dir k8s -o markdown > comment.md`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 && len(args) != 2 {
+				return fmt.Errorf("want OLD NEW, or a revision; got %d arguments; for instance: ringfence plan main..HEAD", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runPlan(cmd, o, args) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.folder, "dir", "C", ".", "with revisions: the folder of manifests, in its repository")
+	f.StringSliceVar(&o.failOn, "fail-on", nil, "exit with 1 on any of these, see above")
+	f.BoolVar(&o.detailed, "detailed-exitcode", false, "exit with 2 if there are changes")
+	o.recorded.flags(cmd)
+	outputFlag(cmd, &o.output, "text", "json", "yaml", "markdown")
+	return cmd
+}
+
+func gateHelp() string {
+	var b strings.Builder
+	for _, g := range plan.Gates {
+		fmt.Fprintf(&b, "  %-22s %s\n", g.Name, g.Means)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func runPlan(cmd *cobra.Command, o planOptions, args []string) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	sides, explainWith, err := o.sides(cmd, args)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	recorded, err := o.recorded.read(ctx, cmd, now)
+	if err != nil {
+		return err
+	}
+	p, err := plan.Compute(sides[0], sides[1], plan.Options{Flows: recorded, Now: now, Explain: explainWith})
+	if err != nil {
+		return err
+	}
+	if err := writePlan(cmd, p, o.output); err != nil {
+		return err
+	}
+	found, err := p.Fails(o.failOn)
+	switch {
+	case err != nil:
+		return err
+	case len(found) > 0:
+		return failed{"failed on " + strings.Join(found, "; ")}
+	case o.detailed && !p.Empty():
+		return exitStatus(exitChanges)
+	}
+	return nil
+}
+
+// check refuses what cannot be meant before anything is read.
+func (o *planOptions) check() error {
+	if _, err := (&plan.Plan{}).Fails(o.failOn); err != nil {
+		return fmt.Errorf("--fail-on: %w", err)
+	}
+	for _, g := range o.failOn {
+		if (strings.HasSuffix(g, "-seen") || g == "uncertain") && !o.recorded.given() {
+			return fmt.Errorf("--fail-on %s is about recorded connections: give --flows or --live", g)
+		}
+	}
+	return nil
+}
+
+func writePlan(cmd *cobra.Command, p *plan.Plan, output string) error {
+	w := cmd.OutOrStdout()
+	switch output {
+	case "json", "yaml":
+		return encode(w, output, p)
+	case "markdown":
+		return p.WriteMarkdown(w)
+	}
+	return p.WriteText(w, plan.TextOptions{Color: colours(w)})
+}
+
+// sides reads both sides, and says how `ringfence explain` finds the new one.
+func (o *planOptions) sides(cmd *cobra.Command, args []string) (sides [2]plan.Side, explainWith string, err error) {
+	sources, err := o.sources(cmd.Context(), args)
+	if err != nil {
+		return sides, "", err
+	}
+	if sources[0].path == dir.Stdin && sources[1].path == dir.Stdin {
+		return sides, "", errors.New("only one of the two sides can be read from stdin")
+	}
+	for i, s := range sources {
+		bundle, err := s.load(cmd, i == 0)
+		if err != nil {
+			return sides, "", err
+		}
+		if sides[i], err = newSide(s.name, bundle); err != nil {
+			return sides, "", err
+		}
+	}
+	if p := sources[1].path; p != "" && p != dir.Stdin {
+		explainWith = "-f " + shellWord(p)
+	}
+	return sides, explainWith, nil
+}
+
+// shellWord is text as one word of a shell.
+func shellWord(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+=,") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func newSide(name string, bundle *manifest.Bundle) (plan.Side, error) {
+	result := bundle.Finish(manifest.Options{})
+	state, err := cluster.NewState(result.Objects)
+	if err != nil {
+		return plan.Side{}, fmt.Errorf("%s: %w", name, err)
+	}
+	side := plan.Side{Name: name, State: state}
+	for _, p := range result.Problems {
+		side.Problems = append(side.Problems, p.Text())
+	}
+	return side, nil
+}
+
+// planSource is where one side is read from: a path, or a commit of a folder's repository.
+type planSource struct {
+	name   string
+	path   string
+	folder *git.Folder
+	commit string
+}
+
+// sources says where both sides are. A path that exists is a path; else it is a revision.
+func (o *planOptions) sources(ctx context.Context, args []string) (out [2]planSource, err error) {
+	if len(args) == 2 {
+		for i, a := range args {
+			if out[i], err = o.pathOrRevision(ctx, a); err != nil {
+				return out, err
+			}
+		}
+		return out, nil
+	}
+	old, new, isRange := strings.Cut(args[0], "..")
+	if !isRange {
+		if _, err := os.Stat(args[0]); err == nil || args[0] == dir.Stdin {
+			return out, fmt.Errorf("want OLD NEW, or a revision; got only %s; for what changed there since a revision: ringfence plan main --dir %s", args[0], args[0])
+		}
+		if out[0], err = o.revision(ctx, args[0]); err != nil {
+			return out, err
+		}
+		out[1] = planSource{name: "the files of " + o.folder, path: o.folder}
+		return out, nil
+	}
+	since := strings.HasPrefix(new, ".")
+	new = strings.TrimPrefix(new, ".")
+	for i, name := range []string{old, new} {
+		if name == "" {
+			name = "HEAD"
+		}
+		if out[i], err = o.revision(ctx, name); err != nil {
+			return out, err
+		}
+	}
+	if since {
+		if out[0].commit, err = out[0].folder.MergeBase(ctx, out[0].commit, out[1].commit); err != nil {
+			return out, err
+		}
+		out[0].name = out[0].commit[:min(12, len(out[0].commit))]
+	}
+	return out, nil
+}
+
+func (o *planOptions) pathOrRevision(ctx context.Context, text string) (planSource, error) {
+	_, err := os.Stat(text)
+	if err == nil || text == dir.Stdin {
+		return planSource{name: text, path: text}, nil
+	}
+	s, notOne := o.revision(ctx, text)
+	if notOne != nil {
+		return s, fmt.Errorf("%s is neither a file or folder nor a revision: %w", text, notOne)
+	}
+	return s, nil
+}
+
+func (o *planOptions) revision(ctx context.Context, name string) (planSource, error) {
+	folder, err := git.Open(ctx, o.folder)
+	if err != nil {
+		return planSource{}, err
+	}
+	commit, err := folder.Resolve(ctx, name)
+	return planSource{name: name, folder: folder, commit: commit}, err
+}
+
+// load reads the manifests. Places in the old side's revision are told from those of the new one.
+func (s planSource) load(cmd *cobra.Command, old bool) (*manifest.Bundle, error) {
+	if s.folder == nil {
+		return dir.Load([]string{s.path}, cmd.InOrStdin())
+	}
+	prefix := ""
+	if old {
+		prefix = s.name + ":"
+	}
+	bundle, files, err := s.folder.Load(cmd.Context(), s.commit, prefix)
+	if err == nil && files == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: %s has no manifests in that folder\n", s.name)
+	}
+	return bundle, err
+}
+
+// daysAndWeeks are the units that people use for what was recorded and Go does not know.
+var daysAndWeeks = map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour}
+
+// parseSpan reads 90s, 4h, 7d, 2w.
+func parseSpan(s string) (time.Duration, error) {
+	for unit, length := range daysAndWeeks {
+		var n float64
+		if number, ok := strings.CutSuffix(s, unit); ok {
+			if _, err := fmt.Sscanf(number+"|", "%g|", &n); err == nil && n > 0 && n < 1e5 {
+				return time.Duration(n * float64(length)), nil
+			}
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is no span of time: want for instance 90m, 4h, 7d or 2w", s)
+	}
+	return d, nil
+}
+
+// isSpan reports whether s looks like a span of time and is no file.
+func isSpan(s string) bool {
+	_, err := parseSpan(s)
+	_, no := os.Stat(s)
+	return err == nil && no != nil && slices.Contains([]byte("0123456789"), s[0])
+}
