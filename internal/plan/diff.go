@@ -86,23 +86,68 @@ func diffAnswers(old, new *reach.Answer, families [2]bool) []portChange {
 	return slices.Concat(each[0], each[1])
 }
 
-// open is what holds where no policy is asked.
-var open = flow.Decision{Verdict: flow.Allow}
+// sides is what both ends' policies say of a port; the zero value is that none is asked.
+type sides struct{ egress, ingress reach.Half }
+
+func sidesOf(a *reach.Answer, ipv4 bool, p flow.Protocol, port uint16) sides {
+	if clause := a.Lookup(ipv4, p, port); clause != nil {
+		return sides{clause.Egress, clause.Ingress}
+	}
+	return sides{}
+}
+
+// denies returns the side that denies: egress, if both do; 0 if none does.
+func (s sides) denies() flow.Direction {
+	switch {
+	case s.egress.Judged && s.egress.Verdict != flow.Allow:
+		return flow.Egress
+	case s.ingress.Judged && s.ingress.Verdict != flow.Allow:
+		return flow.Ingress
+	}
+	return 0
+}
+
+// rule is the rule that decides on a side; zero if no policy does.
+func (s sides) rule(d flow.Direction) flow.Rule {
+	if d == flow.Egress {
+		return s.egress.Rule
+	}
+	return s.ingress.Rule
+}
+
+// decisions are both answers with the rules that matter: of what denies, the rule that denies; of what allows, the rule of
+// that same side, as the other side's may have been there all along. Where both do the same they are the usual ones.
+func decisions(old, new sides) (was, is flow.Decision) {
+	was, is = old.decision(), new.decision()
+	switch {
+	case was.Verdict != flow.Allow && is.Verdict == flow.Allow:
+		is.Rule = new.rule(was.Direction)
+	case was.Verdict == flow.Allow && is.Verdict != flow.Allow:
+		was.Rule = old.rule(is.Direction)
+	}
+	return was, is
+}
+
+func (s sides) decision() flow.Decision {
+	if d := s.denies(); d != 0 {
+		return flow.Decision{Verdict: flow.Deny, Direction: d, Rule: s.rule(d)}
+	}
+	rule := s.egress.Rule
+	if !s.ingress.Rule.IsZero() {
+		rule = s.ingress.Rule
+	}
+	return flow.Decision{Verdict: flow.Allow, Rule: rule}
+}
 
 // diffFamily goes through all ports at which one of the answers may change.
 func diffFamily(old, new *reach.Answer, ipv4 bool) []portChange {
 	var out []portChange
-	decide := func(a *reach.Answer, p flow.Protocol, port uint16) flow.Decision {
-		if clause := a.Lookup(ipv4, p, port); clause != nil {
-			return clause.Decision()
-		}
-		return open
-	}
 	add := func(r reach.Ports) {
-		change := portChange{old: decide(old, r.Protocol, r.First), new: decide(new, r.Protocol, r.First)}
-		if change.old.Verdict == change.new.Verdict {
+		was, is := decisions(sidesOf(old, ipv4, r.Protocol, r.First), sidesOf(new, ipv4, r.Protocol, r.First))
+		if was.Verdict == is.Verdict {
 			return
 		}
+		change := portChange{old: was, new: is}
 		i := slices.IndexFunc(out, change.same)
 		if i < 0 {
 			i = len(out)

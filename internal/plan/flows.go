@@ -268,16 +268,14 @@ func (c *comparison) fare(from, to int, k recordKind) (Seen, string) {
 			return s, "of workloads that are new"
 		}
 	}
-	_, compared := c.compares(from, to)
-	decide := func(m int) Decided {
-		if a := c.maps[m].Answer(x.box[m], y.box[m]); compared {
-			if clause := a.Lookup(s.ipv4, k.protocol, k.port); clause != nil {
-				return newDecided(clause.Decision())
-			}
+	var both [2]sides
+	if _, compared := c.compares(from, to); compared {
+		for m := range both {
+			both[m] = sidesOf(c.maps[m].Answer(x.box[m], y.box[m]), s.ipv4, k.protocol, k.port)
 		}
-		return newDecided(open)
 	}
-	s.By, s.New = decide(0), decide(1)
+	was, is := decisions(both[0], both[1])
+	s.By, s.New = newDecided(was), newDecided(is)
 	return s, ""
 }
 

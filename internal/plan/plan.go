@@ -78,8 +78,10 @@ type Change struct {
 	Ports  string   `json:"ports"`            // "389, 53/udp", "everything", "everything but 22"
 	Family string   `json:"family,omitempty"` // "IPv4" or "IPv6" if it is only about that one
 	Pairs  int      `json:"pairs"`            // of From and To, less those that are one and the same pod
-	Old    Decided  `json:"old"`
-	New    Decided  `json:"new"`
+	// Old and New are the verdicts with the rules that matter: of what is denied, the one that denies; of what is allowed,
+	// the one on the side that denies in the other.
+	Old Decided `json:"old"`
+	New Decided `json:"new"`
 	// Lost is, for something newly denied, why what accepted it before does so no more.
 	Lost string `json:"lost,omitempty"`
 	// Declared are those of Ports that a server declares: what somebody is likely to use.

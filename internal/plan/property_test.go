@@ -75,7 +75,7 @@ func (c *comparison) ends(f int) []end {
 }
 
 // TestPlanIsTheDifferenceOfEval holds a plan against the reference, connection by connection: what changes is said exactly
-// once, with the rules that decide before and after, and nothing else is.
+// once, with the rules that matter before and after, and nothing else is.
 func TestPlanIsTheDifferenceOfEval(t *testing.T) {
 	seen := map[Verb]int{}
 	kinds := map[string]int{}
@@ -115,6 +115,7 @@ var probedPorts = []struct {
 
 func (c *comparison) compareWithEval(t *rapid.T, p *Plan, from, to end, f int, seen map[Verb]int, kinds map[string]int) {
 	for _, port := range probedPorts {
+		var judged [2]eval.Decision
 		var want [2]flow.Decision
 		own := false
 		for s := range want {
@@ -123,7 +124,15 @@ func (c *comparison) compareWithEval(t *rapid.T, p *Plan, from, to end, f int, s
 				conn.Protocol = flow.ICMPv6
 			}
 			own = own || conn.FromOwnNode()
-			want[s] = eval.Evaluate(c.states[s], conn).Flow()
+			judged[s] = eval.Evaluate(c.states[s], conn)
+			want[s] = judged[s].Flow()
+		}
+		if want[0].Verdict != want[1].Verdict {
+			for s := range want {
+				if want[s].Verdict == flow.Allow {
+					want[s].Rule = ruleOn(judged[s], want[1-s].Direction)
+				}
+			}
 		}
 		if own || from.name == to.name {
 			continue
@@ -150,6 +159,17 @@ func (c *comparison) compareWithEval(t *rapid.T, p *Plan, from, to end, f int, s
 			}
 		}
 	}
+}
+
+func ruleOn(d eval.Decision, side flow.Direction) flow.Rule {
+	of := d.Ingress
+	if side == flow.Egress {
+		of = d.Egress
+	}
+	if of == nil {
+		return flow.Rule{}
+	}
+	return of.Rule
 }
 
 func kindOfParty(p cluster.Party) string {

@@ -135,7 +135,7 @@ func (c *comparison) lost(conn cluster.Connection, old, new flow.Decision) strin
 	if d.Verdict == flow.Allow || new.Verdict == flow.Allow {
 		return ""
 	}
-	if old.Rule.IsZero() || old.Rule.Direction != new.Direction {
+	if old.Rule.IsZero() {
 		return c.fenced(d, new)
 	}
 	if why, rule := explain.Lacks(d, old.Rule); why != "" {
@@ -150,7 +150,7 @@ func (c *comparison) lost(conn cluster.Connection, old, new flow.Decision) strin
 	return new.Rule.String() + " denies it now"
 }
 
-// fenced says what a connection lacks that no policy was asked about before, or only the other end's.
+// fenced says what a connection lacks that no policy was about before.
 func (c *comparison) fenced(d eval.Decision, new flow.Decision) string {
 	text := new.Rule.String() + " denies it now"
 	if new.Rule.Index == flow.Isolation {

@@ -5,8 +5,8 @@
 // and which rules of both ends decide. Answers are shared: a thousand pods have a million pairs but few answers.
 //
 // The work is done on what the compiler says, between identities and not between pods, and spread to boxes by their
-// indices only. The tests compare the result with the reference evaluator. Compare says where two maps differ. The package
-// is as pure as the core: no I/O, goroutine or clock.
+// indices only. The tests compare the result with the reference evaluator. The package is as pure as the core: no
+// I/O, goroutine or clock.
 package reach
 
 import (

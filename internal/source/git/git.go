@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
@@ -251,7 +252,7 @@ func (f *Folder) git(ctx context.Context, stdin io.Reader, most int64, args ...s
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "git", slices.Concat(safely, []string{"-C", f.root}, args)...)
-	cmd.Env, cmd.Stdin = environment(), stdin
+	cmd.Env, cmd.Stdin, cmd.WaitDelay = environment(), stdin, time.Second
 	var stderr tail
 	cmd.Stderr = &stderr
 	pipe, err := cmd.StdoutPipe()
