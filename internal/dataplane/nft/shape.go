@@ -148,13 +148,13 @@ const notLocal = ruleset.RowBase - 1
 func fixedChains(o Options) []netfilter.Chain {
 	return []netfilter.Chain{
 		{Ref: named("state")}, // see stateRules
-		{Ref: named("antispoof"), Hook: &netfilter.Hook{Number: unix.NF_INET_PRE_ROUTING, Priority: raw}, Rules: []netfilter.Rule{
+		// What is right passes by one look-up: this and the first rules of forward are all that most packets meet.
+		{Ref: named("antispoof"), Hook: &netfilter.Hook{Number: unix.NF_INET_PRE_ROUTING, Priority: raw}, Rules: append(fromBoundAddress(ipVersion),
 			does(loadMeta(expr.MetaKeyIIFNAME), in("interfaces"), goTo("from_pod")),
 			// Nobody else may claim a pod's address. Packets of the node itself do not pass here.
-			does(loadSource(0), in("bound4"), unbound(ipVersion, 0), count(), drop()),
-			does(loadSource(1), in("bound6"), unbound(ipVersion, 1), count(), drop()),
-		}},
-		{Ref: named("from_pod"), Rules: append(fromBoundAddress(ipVersion), does(count(), drop()))},
+			does(loadSource(0), in("bound4"), count(), drop()),
+			does(loadSource(1), in("bound6"), count(), drop()))},
+		{Ref: named("from_pod"), Rules: append(beforeAddress(ipVersion), does(count(), drop()))},
 		// Nothing but chance or an attack makes packets that fit no connection (the reply to an echo that nobody sent,
 		// TCP null, xmas and lone RST): all expressions on connections miss on them, so they must not go further.
 		dropChain("invalid", [2]string{"unknown_source", "unknown_destination"}, loadSource, loadDestination),
@@ -199,6 +199,11 @@ func notLoopback() []netfilter.Expression {
 
 // forwarded matches what does not end at the node itself.
 func forwarded() []netfilter.Expression { return then(loadMeta(expr.MetaKeyOIF), isNot(host32(0)...)) }
+
+// atHome is a rule for packets to a pod's address that leave by the pod's interface.
+func atHome(v int, then ...[]netfilter.Expression) netfilter.Rule {
+	return does(append([][]netfilter.Expression{loadDestination(v), loadInterfaceAt(expr.MetaKeyOIFNAME, v), in(bindingSet(netfilter.Inet, v).Name)}, then...)...)
+}
 
 // moved matches packets to a pod's address that leave by another interface than the pod's: the address is given to
 // another pod by now, that nobody knows yet.
@@ -259,6 +264,7 @@ func connectionEnd(direction int) func(v int) []netfilter.Expression {
 func judging(epoch int) []netfilter.Chain {
 	return []netfilter.Chain{
 		{Ref: named("forward"), Hook: &netfilter.Hook{Number: unix.NF_INET_FORWARD, Priority: early}, Rules: []netfilter.Rule{
+			atHome(0, hasLabel(epoch), accept()), atHome(1, hasLabel(epoch), accept()),
 			moved(0), moved(1),
 			does(hasLabel(epoch), accept()),
 			does(goTo("judge")),

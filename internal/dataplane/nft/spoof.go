@@ -3,6 +3,8 @@
 package nft
 
 import (
+	"slices"
+
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -42,14 +44,20 @@ func etherType(v int) []netfilter.Expression {
 	return then(loadEtherType(), is([][]byte{{0x08, 0x00}, {0x86, 0xdd}}[v]...))
 }
 
-// fromBoundAddress accepts what comes from an address that is bound to the interface it came in by, and what IPv6
-// needs before it has an address: neighbour discovery and multicast listener reports from a link-local address or
-// from none. Version matches the two versions of IP.
+// fromBoundAddress accepts what comes from an address that is bound to the interface it came in by. Version matches the
+// two versions of IP.
 func fromBoundAddress(version func(v int) []netfilter.Expression) []netfilter.Rule {
 	var rules []netfilter.Rule
 	for v := range 2 {
 		rules = append(rules, does(loadBinding(version, v), in(versioned("bindings", v).Name), accept()))
 	}
+	return rules
+}
+
+// beforeAddress accepts what IPv6 needs before it has an address: neighbour discovery and multicast listener reports
+// from a link-local address or from none.
+func beforeAddress(version func(v int) []netfilter.Expression) []netfilter.Rule {
+	var rules []netfilter.Rule
 	linkLocal := then(payload(expr.PayloadBaseNetworkHeader, 8, 16), hasPrefix(address(0xff, 0xc0), address(0xfe, 0x80)))
 	unspecified := then(payload(expr.PayloadBaseNetworkHeader, 8, 16), is(address(0, 0)...))
 	for _, source := range [][]netfilter.Expression{linkLocal, unspecified} {
@@ -65,11 +73,6 @@ func fromBoundAddress(version func(v int) []netfilter.Expression) []netfilter.Ru
 func loadBinding(version func(v int) []netfilter.Expression, v int) []netfilter.Expression {
 	length := []uint32{4, 16}[v]
 	return then(version(v), payload(expr.PayloadBaseNetworkHeader, []uint32{12, 8}[v], length), loadInterfaceBehind(length))
-}
-
-// unbound matches if the source address is not bound to the interface.
-func unbound(version func(v int) []netfilter.Expression, v int) []netfilter.Expression {
-	return then(loadBinding(version, v), notIn(versioned("bindings", v).Name))
 }
 
 // loadInterfaceBehind loads the name of the incoming interface behind an address of 4 or 16 bytes in register 1, which
@@ -127,7 +130,7 @@ func bridgeChains() []netfilter.Chain {
 	// Ethernet and IPv4, with addresses of their lengths: only then the sender's address is where we look for it.
 	plain := then(payload(expr.PayloadBaseNetworkHeader, 0, 4), is(0, 1, 8, 0), payload(expr.PayloadBaseNetworkHeader, 4, 2), is(6, 4))
 	sender := payload(expr.PayloadBaseNetworkHeader, 14, 4)
-	fromPod := append(falseNeighbors(), fromBoundAddress(etherType)...)
+	fromPod := slices.Concat(falseNeighbors(), fromBoundAddress(etherType), beforeAddress(etherType))
 	fromPod = append(fromPod,
 		arp(plain, sender, loadInterfaceBehind(4), in("bindings4"), accept()), does(count(), drop()))
 	return []netfilter.Chain{
