@@ -58,11 +58,15 @@ type Options struct {
 	LogRate uint
 }
 
+// manyNotices is the size of a transaction in bytes whose notices are not to be kept.
+const manyNotices = 1 << 20
+
 // Dataplane is a dataplane.Dataplane. The state that it finds in the kernel is adopted by the first call that needs it.
 type Dataplane struct {
 	opts    Options
 	conn    *netfilter.Conn
 	notices *netfilter.Conn // what others change; looked at when a transaction finds that somebody did
+	loud    bool            // our last transaction left many notices
 	denials *denialLog
 	drops   dropCounts
 
@@ -169,6 +173,11 @@ func (d *Dataplane) retry(ctx context.Context, prepare func() ([]netlink.Message
 func (d *Dataplane) commit(messages []netlink.Message) error {
 	err := d.conn.Commit(messages, d.generation)
 	if err == nil {
+		size := 0
+		for _, m := range messages {
+			size += len(m.Data)
+		}
+		d.loud = size > manyNotices
 		d.generation++ // the kernel counts commits, and ours was the next one
 		if d.generation == 0 {
 			d.generation = 1
@@ -209,7 +218,26 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		return fmt.Errorf("replace: %w", supported(err))
 	}
 	d.state = next
-	return nil
+	return d.forgetNotices()
+}
+
+// forgetNotices lets go of the notices of our own last transaction if they are many: the kernel keeps them for us, at a
+// kilobyte each. If somebody else committed meanwhile, everything is looked at again by the next call.
+func (d *Dataplane) forgetNotices() error {
+	if !d.loud {
+		return nil
+	}
+	fresh, err := netfilter.Listen(d.opts.NetNS)
+	if err != nil {
+		return supported(err)
+	}
+	old := d.notices
+	d.notices, d.loud = fresh, false
+	generation, err := d.conn.Generation() // after it listens: what comes now is heard
+	if generation != d.generation {
+		d.state = nil
+	}
+	return errors.Join(err, old.Close())
 }
 
 // become fills an empty state, and what it is written to, with a ruleset.
@@ -266,7 +294,7 @@ func (d *Dataplane) Apply(ctx context.Context, delta ruleset.Delta) error {
 	if err != nil {
 		return fmt.Errorf("apply: %w", supported(err))
 	}
-	return nil
+	return d.forgetNotices()
 }
 
 func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
