@@ -23,17 +23,18 @@ const module = "github.com/ringfence-project/ringfence/"
 // docs/architecture.md draws the same picture.
 var mayImport = map[string]string{
 	// the core: values in, values out
-	"internal/label":        "",
-	"internal/flow":         "",
-	"internal/policy":       "label flow",
-	"internal/cluster":      "label flow policy",
-	"internal/eval":         "label flow policy cluster",
-	"internal/ruleset":      "flow",
-	"internal/compile":      "label flow policy cluster ruleset compile/pool compile/rows",
-	"internal/compile/pool": "",
-	"internal/compile/rows": "flow policy cluster ruleset compile/pool",
-	"internal/service":      "label flow cluster",
-	"internal/rollout":      "label flow policy cluster",
+	"internal/label":           "",
+	"internal/flow":            "",
+	"internal/policy":          "label flow",
+	"internal/cluster":         "label flow policy",
+	"internal/eval":            "label flow policy cluster",
+	"internal/ruleset":         "flow",
+	"internal/compile":         "label flow policy cluster ruleset compile/pool compile/rows compile/classes",
+	"internal/compile/pool":    "",
+	"internal/compile/classes": "flow ruleset compile/pool compile/rows",
+	"internal/compile/rows":    "flow policy cluster ruleset compile/pool",
+	"internal/service":         "label flow cluster",
+	"internal/rollout":         "label flow policy cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
 	"internal/manifest":                "label flow policy cluster podspec service rollout near",
@@ -92,7 +93,7 @@ var mayImport = map[string]string{
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.
-var core = strings.Fields("label flow policy cluster eval ruleset compile compile/pool compile/rows service rollout")
+var core = strings.Fields("label flow policy cluster eval ruleset compile compile/pool compile/rows compile/classes service rollout")
 
 var pure = strings.Fields("bufio bytes cmp encoding/binary errors fmt hash/fnv hash/maphash iter maps math math/bits net/netip slices sort strconv strings unicode unicode/utf8 unsafe time")
 

@@ -5,17 +5,16 @@
 // changes and returns it as an ordered Delta. The cost is that of what is affected, not of the cluster. The result
 // depends on the objects only, never on the way to them, but for the numbers that identities, rows and rules have.
 //
-// The steps, each in its file:
+// The steps, each in its file or package:
 //
 //   - hosts: whose address is whose. The owner of an address has a label set.
 //   - sets: pods with the same namespace, labels and named ports become one label set; nodes have label sets too.
 //   - selectors: equal selectors are one, with the label sets that it matches, and the reverse.
 //   - policies: those that select a pod of ours; only their selectors count.
 //   - regions: the prefixes at whose edges the answer of an address block changes.
-//   - classes: label sets and regions that the same selectors match are one identity.
-//   - sides: all policies that speak for a pod in one direction, and the row that they give each identity. Package
-//     compile/rows makes it of their rules.
-//   - flush, plan, tighten: the difference, in an order that is safe at every point.
+//   - identities: label sets and regions that the same selectors match are one identity, a class of compile/classes.
+//   - compile/classes: sides, which are all policies that speak for a pod in one direction; the row that they give each
+//     identity, which compile/rows makes of their rules; and the difference, in an order that is safe at every point.
 package compile
 
 import (
@@ -23,6 +22,7 @@ import (
 	"net/netip"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/compile/classes"
 	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/policy"
@@ -41,10 +41,8 @@ type Options struct {
 //
 // What is given to it is kept, and must not be changed afterwards.
 type Compiler struct {
-	options    Options
-	generation uint64
-	round      uint32 // counts flushes: what is marked with it was touched since the last one
-	seed       maphash.Seed
+	options Options
+	seed    maphash.Seed
 
 	pods        pool.Pool[pod]
 	podIndex    pool.Index
@@ -86,17 +84,12 @@ type Compiler struct {
 	ranges      []netip.Prefix
 	wasSpecial  bool
 
-	classes    pool.Pool[class]
-	classIndex map[string]uint32
-	unknowns   []uint32 // classes of unknown pods
+	classes *classes.Classes
 
-	sides     pool.Pool[side]
-	sideIndex map[string]uint32
-	rows      *rows.Rows
+	rows *rows.Rows
 
 	pending pending
 	scratch scratch
-	moves   map[[2]uint32]bool // whether an address loses something by going from one class to another
 }
 
 // pending is what has been touched since the last flush.
@@ -107,18 +100,13 @@ type pending struct {
 	policies map[policyKey]*policy.Policy // nil: to be deleted
 	edges    []netip.Prefix               // regions that came, went or changed
 	names    bool                         // other port names are used
-	classes  []uint32                     // with what they were in class.old
-	subjects []uint32                     // classes whose sides have to be looked up again
-	changed  []uint32                     // classes with a new signature
-	cells    []cellChange
-	built    []uint32 // sides
-	selected []uint32 // selectors of subjects that select other pods of ours
+	selected []uint32                     // selectors of subjects that select other pods of ours
 	regions  []touchedRegion
 }
 
 // New returns a compiler whose current ruleset is empty.
 func New(o Options) *Compiler {
-	c := &Compiler{options: o, round: 1, seed: maphash.MakeSeed(),
+	c := &Compiler{options: o, seed: maphash.MakeSeed(),
 		pods: pool.New[pod](), attachments: map[uint32]ruleset.Attachment{}, nodes: map[string]uint32{}, nodePool: pool.New[node](),
 		hosts: pool.New[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, areas: map[areaKey]*area{},
 		spaces: pool.New[space](), spaceName: map[string]uint32{}, sets: pool.New[set](), setIndex: map[setKey]uint32{},
@@ -126,17 +114,15 @@ func New(o Options) *Compiler {
 		selectors: pool.New[selector](), selectorIndex: map[selectorKey]uint32{}, spaceSels: pool.New[spaceSelector](),
 		spaceSelIndex: map[string]uint32{}, subjects: newAnchors(), peers: newAnchors(),
 		policies: pool.New[pol](), policyIndex: map[policyKey]uint32{},
-		regions: pool.New[region](), regionIndex: map[netip.Prefix]uint32{},
-		classes: pool.New[class](), classIndex: map[string]uint32{}, sides: pool.New[side](), sideIndex: map[string]uint32{},
-		moves: map[[2]uint32]bool{}}
+		regions: pool.New[region](), regionIndex: map[netip.Prefix]uint32{}}
 	c.pending.policies = map[policyKey]*policy.Policy{}
-	c.classIndex[string(c.signature(nil, 0, false))] = nobody
-	c.classes.At(nobody).refs = 1 // of the region that is everything
+	c.classes = classes.New(c.rows)
+	c.classes.SideOf = c.sideOf
 	return c
 }
 
 // Generation is that of the current ruleset.
-func (c *Compiler) Generation() uint64 { return c.generation }
+func (c *Compiler) Generation() uint64 { return c.classes.Generation }
 
 // Update makes the ruleset of s the current one and returns the difference from the one before; at says where pods
 // are plugged in. It looks at every object of s, and does something for those that differ. Where nothing changes the

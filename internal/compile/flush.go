@@ -3,7 +3,7 @@ package compile
 import (
 	"net/netip"
 
-	"github.com/ringfence-project/ringfence/internal/compile/rows"
+	"github.com/ringfence-project/ringfence/internal/compile/classes"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
@@ -11,18 +11,12 @@ import (
 
 // scratch is memory that is used again and again.
 type scratch struct {
-	key, text  []byte
-	sels, left []uint32
-	some       []uint32
-	speaking   []uint32
-	ids        []ruleset.RuleID
-	work       []resigning
-	hits       []uint64
-	own        []rows.Hit
-	merged     []rows.Hit
-	cells      []cell
-	trails     trails
-	plan       plan
+	key      []byte
+	sels     []uint32
+	speaking []uint32
+	work     []resigning
+	moves    []classes.Move
+	members  []classes.Member
 }
 
 // Flush works out what the changes since the last Flush mean and returns the difference, in an order that is safe at
@@ -35,9 +29,7 @@ func (c *Compiler) Flush() ruleset.Delta {
 	c.updateNames()
 	c.updateRegions()
 	c.updateClasses()
-	c.updateSubjects()
-	c.updateRows()
-	d := c.makePlan()
+	d := c.classes.Flush(c.members(), c.locals == 0)
 	c.sweep()
 	return d
 }
@@ -88,18 +80,9 @@ func (c *Compiler) sweep() {
 	for _, t := range c.pending.regions {
 		c.regions.At(t.region).touched = false
 	}
-	c.sweepClasses()
-	c.sweepSides()
 	c.sweepSpaces()
 	p := &c.pending
-	for _, id := range p.changed {
-		c.classes.At(id).was = nil
-	}
-	for _, id := range p.built {
-		c.sides.At(id).fresh = nil
-	}
-	p.hosts, p.sets, p.classes, p.subjects = p.hosts[:0], p.sets[:0], p.classes[:0], p.subjects[:0]
-	p.changed, p.cells, p.regions, p.built = p.changed[:0], p.cells[:0], p.regions[:0], p.built[:0]
+	p.hosts, p.sets, p.regions = p.hosts[:0], p.sets[:0], p.regions[:0]
 	p.spaces, p.edges, p.names = false, p.edges[:0], false
 	c.pods.Settle()
 	c.nodePool.Settle()
@@ -110,21 +93,15 @@ func (c *Compiler) sweep() {
 	c.spaceSels.Settle()
 	c.policies.Settle()
 	c.regions.Settle()
-	c.classes.Settle()
-	c.sides.Settle()
-	c.rows.Settle()
-	c.round++
 	c.trim()
 }
 
 // trim lets go of memory that only a very large change needs, as the first one is.
 func (c *Compiler) trim() {
 	const large = 1 << 12
-	p, s := &c.pending, &c.scratch
-	if cap(p.hosts) > large || cap(s.plan.members) > large || cap(s.plan.early) > large {
+	if cap(c.pending.hosts) > large || cap(c.scratch.members) > large {
 		c.pending = pending{policies: map[policyKey]*policy.Policy{}}
-		left := s.left
-		c.scratch = scratch{left: left}
+		c.scratch = scratch{}
 	}
 }
 
@@ -174,7 +151,7 @@ func (c *Compiler) attachmentOf(h uint32) ruleset.Attachment {
 // Ruleset returns the current ruleset: a copy, whose making takes time in its size.
 func (c *Compiler) Ruleset() *ruleset.Ruleset {
 	r := ruleset.New()
-	r.Generation = c.generation
+	r.Generation = c.classes.Generation
 	for i := range c.hosts.Items {
 		x := &c.hosts.Items[i]
 		if x.set == 0 {
@@ -196,49 +173,8 @@ func (c *Compiler) Ruleset() *ruleset.Ruleset {
 			r.Addresses[x.prefix] = ruleset.Identity(x.identity)
 		}
 	}
-	for i := range c.sides.Items {
-		for _, subject := range c.sides.Items[i].subjects {
-			c.addSide(r, &c.sides.Items[i], subject)
-		}
-	}
-	for i := range c.classes.Items {
-		if c.alive(uint32(i)) {
-			c.addPeer(r, uint32(i))
-		}
-	}
-	for x := range c.rows.All {
-		r.Rows[x.ID] = x.Value
-		c.rows.EachRule(&x.Value, func(o *rows.Origin) { r.Rules[o.ID] = o.Rule })
-	}
+	c.classes.AddTo(r)
 	return r
-}
-
-func (c *Compiler) addSide(r *ruleset.Ruleset, s *side, subject uint32) {
-	key := ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}
-	r.Defaults[key] = c.rows.At(s.common).ID
-	if s.even() {
-		return
-	}
-	for peer := range c.classes.Items { // those that are listed have another row set later
-		if c.alive(uint32(peer)) {
-			r.Pairs[ruleset.Pair{Subject: key, Peer: ruleset.Identity(peer)}] = c.rows.At(s.usual).ID
-		}
-	}
-}
-
-// addPeer adds the pairs of all subjects with an identity.
-func (c *Compiler) addPeer(r *ruleset.Ruleset, id uint32) {
-	for _, y := range c.classes.At(id).cells {
-		s := c.sides.At(y.side)
-		for _, subject := range s.subjects {
-			key := ruleset.Pair{Subject: ruleset.Subject{Direction: s.dir, Identity: ruleset.Identity(subject)}, Peer: ruleset.Identity(id)}
-			if y.row == s.common {
-				delete(r.Pairs, key)
-			} else {
-				r.Pairs[key] = c.rows.At(y.row).ID
-			}
-		}
-	}
 }
 
 // Judge gives the verdict for a connection as the current ruleset does. It does not allocate.
@@ -280,11 +216,10 @@ func (c *Compiler) lookUp(a netip.Addr) (identity uint32, local bool) {
 }
 
 func (c *Compiler) judgeSide(d int, subject, peer uint32, t flow.Tuple) ruleset.Judgement {
-	id := c.classes.At(subject).sides[d]
-	if id == 0 {
+	row, judged := c.classes.Row(subject, peer, d)
+	if !judged {
 		return ruleset.Judgement{Verdict: flow.Allow}
 	}
-	row := c.rows.At(c.rowIn(c.classes.At(peer).cells, id))
 	cell := row.Value.Lookup(t.Protocol, t.Port)
 	j := ruleset.Judgement{Verdict: cell.Verdict, Row: row.ID, Rule: cell.Rule}
 	if cell.Verdict != flow.Allow {

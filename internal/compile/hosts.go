@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/compile/classes"
 	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
@@ -337,7 +338,7 @@ func (c *Compiler) joinSet(h uint32) {
 	}
 	s.first = h
 	if s.atom(x.region) == nil {
-		s.atoms = append(s.atoms, atom{region: x.region, identity: unassigned})
+		s.atoms = append(s.atoms, atom{region: x.region, identity: classes.Unassigned})
 		c.touchSet(x.set)
 	}
 	c.count(x, s, 1)
@@ -354,8 +355,8 @@ func (c *Compiler) count(x *host, s *set, by int32) {
 	if x.local {
 		s.locals += by
 		a.locals += by
-		if a.identity != unassigned {
-			c.countLocals(a.identity, by)
+		if a.identity != classes.Unassigned {
+			c.classes.CountLocals(a.identity, by)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -158,4 +159,16 @@ func empty(t *rapid.T) *cluster.State {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func TestJudgeDoesNotAllocate(t *testing.T) {
+	s := state(t, []*cluster.Endpoint{pod("one", "10.0.0.1", "app=a"), pod("two", "10.0.0.2", "app=b")})
+	c := compile.New(compile.Options{})
+	c.Update(s, nil)
+	for _, to := range []string{"10.0.0.2", "192.0.2.1", "10.0.0.9"} {
+		tuple := flow.Tuple{Source: netip.MustParseAddr("10.0.0.1"), Destination: netip.MustParseAddr(to), Protocol: flow.TCP, Port: 80}
+		if n := testing.AllocsPerRun(100, func() { c.Judge(tuple) }); n != 0 {
+			t.Errorf("to %s: %v allocations", to, n)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"encoding/binary"
 	"slices"
 	"strings"
 
@@ -144,7 +145,7 @@ func (c *Compiler) speak(id uint32) {
 	}
 	c.tell(p.subject)
 	c.eachName(p, 1)
-	c.touchSubjects(p.subject)
+	c.classes.TouchSubjects(p.subject)
 }
 
 // hush is the end of speak.
@@ -166,7 +167,7 @@ func (c *Compiler) hush(id uint32) {
 			p.denial[i] = 0
 		}
 	}
-	c.touchSubjects(p.subject)
+	c.classes.TouchSubjects(p.subject)
 	c.untell(p.subject)
 }
 
@@ -212,12 +213,52 @@ func (c *Compiler) eachName(p *pol, by int) {
 	}
 }
 
-// touchSubjects has the sides of the classes of ours that a subject selects looked up again. A class that comes only
-// now is looked up anyway.
-func (c *Compiler) touchSubjects(selector uint32) {
-	for _, id := range c.selectors.At(selector).classes {
-		c.touchSubject(id)
+// sideOf returns the side of subjects that selectors match; 0 if no policy has an effect.
+func (c *Compiler) sideOf(sels []uint32, names uint32, d int) uint32 {
+	speaking := c.scratch.speaking[:0]
+	named := false
+	for _, sel := range sels {
+		for _, p := range c.selectors.At(sel).policies {
+			if y := c.policies.At(p); y.speaks && y.dirs[d] {
+				speaking = append(speaking, p)
+				named = named || y.named[d]
+			}
+		}
 	}
+	c.scratch.speaking = speaking
+	if len(speaking) == 0 {
+		return 0
+	}
+	slices.SortFunc(speaking, func(a, b uint32) int {
+		return policy.Compare(c.policies.At(a).policy, c.policies.At(b).policy)
+	})
+	if !named || flow.Directions[d] != flow.Ingress { // only of a subject that is the server it matters what it calls its ports
+		names = 0
+	}
+	key := append(c.scratch.key[:0], byte(d))
+	key = binary.AppendUvarint(key, uint64(names))
+	for _, p := range speaking {
+		key = binary.AppendUvarint(key, uint64(p))
+	}
+	c.scratch.key = key
+	return c.classes.Side(key, flow.Directions[d], names, func() rows.Order { return c.order(speaking, d) })
+}
+
+// order returns the rules of policies, which are in their order already.
+func (c *Compiler) order(policies []uint32, d int) (o rows.Order) {
+	count := 0
+	for _, p := range policies {
+		count += len(c.policies.At(p).rules[d])
+	}
+	o.Rules = make([]rows.Rule, 0, count)
+	for _, p := range policies {
+		y := c.policies.At(p)
+		if y.denial[d] != 0 && !o.Isolated {
+			o.Isolated, o.Denial = true, y.denial[d]
+		}
+		o.Rules = append(o.Rules, y.rules[d]...)
+	}
+	return o
 }
 
 // matchSubjects finds out again which subjects select a label set, and which policies so begin or cease to speak.

@@ -88,7 +88,7 @@ func (c *Compiler) edge(p netip.Prefix) uint32 {
 	// What is around it has this identity by now: if it changes later in this round, so does this one.
 	c.pending.regions = append(c.pending.regions, touchedRegion{region: id, prefix: p, identity: c.regions.At(id).identity, isNew: true})
 	c.regions.At(id).touched = true
-	c.classes.At(c.regions.At(id).identity).refs++
+	c.classes.Join(c.regions.At(id).identity)
 	for i := range c.regions.Items {
 		x := &c.regions.Items[i]
 		if uint32(i) != id && x.parent == parent && x.prefix.IsValid() && p.Bits() <= x.prefix.Bits() && p.Contains(x.prefix.Addr()) {

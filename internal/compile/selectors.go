@@ -35,12 +35,7 @@ type selector struct {
 	policies []uint32       // whose subject it is
 	locals   int            // how many label sets of ours it matches, if it is a subject
 	telling  int            // policies that speak and have it as subject or peer: it tells identities apart
-	classes  []uint32       // whose identities it matches, while it is telling
-	uses     []use          // where it is a peer
 }
-
-// use is a side's rule.
-type use struct{ side, rule uint32 }
 
 // anchors find the selectors that may match a label set: a selector is kept under its namespace selector and one of
 // the labels that it asks for, if it asks for one.

@@ -40,8 +40,6 @@ type atom struct {
 	locals   int32
 }
 
-const unassigned = ^uint32(0)
-
 func (s *set) atom(region uint32) *atom {
 	for i := range s.atoms {
 		if s.atoms[i].region == region {

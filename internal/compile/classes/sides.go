@@ -1,4 +1,4 @@
-package compile
+package classes
 
 import (
 	"cmp"
@@ -8,7 +8,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/compile/pool"
 	"github.com/ringfence-project/ringfence/internal/compile/rows"
 	"github.com/ringfence-project/ringfence/internal/flow"
-	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
 // A side is one direction of some pods of ours: all rules of the policies that select them, in the order in which
@@ -19,8 +18,6 @@ type side struct {
 	dir flow.Direction
 	rows.Order
 	names     uint32 // ingress: what the subject calls its ports, if some rule asks
-	named     bool   // some rule has ports by name
-	byLabels  bool   // some rule may match an unknown pod
 	built     uint32 // round
 	subjects  []uint32
 	everyone  []rows.Hit // rules that match every peer
@@ -52,7 +49,7 @@ type cell struct{ side, row uint32 }
 type peerRow struct{ class, row uint32 }
 
 // rowIn finds the row of a side in the cells of a class.
-func (c *Compiler) rowIn(cells []cell, side uint32) uint32 {
+func (c *Classes) rowIn(cells []cell, side uint32) uint32 {
 	i, ok := searchCells(cells, side)
 	if ok {
 		return cells[i].row
@@ -82,7 +79,7 @@ func (x *class) addCell(y cell) {
 }
 
 // countCells counts what a class has in its sides in or out.
-func (c *Compiler) countCells(cells []cell, by int) {
+func (c *Classes) countCells(cells []cell, by int) {
 	for _, y := range cells {
 		s := c.sides.At(y.side)
 		s.listed += by
@@ -93,13 +90,13 @@ func (c *Compiler) countCells(cells []cell, by int) {
 }
 
 // updateSubjects looks up the sides of the classes that were touched.
-func (c *Compiler) updateSubjects() {
+func (c *Classes) updateSubjects() {
 	for i := 0; i < len(c.pending.subjects); i++ {
 		id := c.pending.subjects[i]
 		for d := range flow.Directions {
 			var want uint32
 			if x := c.classes.At(id); x.locals > 0 && x.refs > 0 {
-				want = c.sideOf(x, d)
+				want = c.SideOf(x.sels, x.names, d)
 			}
 			x := c.classes.At(id)
 			if old := x.sides[d]; old != want {
@@ -114,7 +111,7 @@ func (c *Compiler) updateSubjects() {
 	}
 }
 
-func (c *Compiler) leaveSide(s, class uint32) {
+func (c *Classes) leaveSide(s, class uint32) {
 	if s != 0 {
 		x := c.sides.At(s)
 		x.subjects = pool.Without(x.subjects, class)
@@ -124,82 +121,33 @@ func (c *Compiler) leaveSide(s, class uint32) {
 	}
 }
 
-// sideOf returns the side of a class in one direction; 0 if no policy has an effect.
-func (c *Compiler) sideOf(x *class, d int) uint32 {
-	speaking := c.scratch.speaking[:0]
-	named := false
-	for _, sel := range x.sels {
-		for _, p := range c.selectors.At(sel).policies {
-			if y := c.policies.At(p); y.speaks && y.dirs[d] {
-				speaking = append(speaking, p)
-				named = named || y.named[d]
-			}
-		}
-	}
-	c.scratch.speaking = speaking
-	if len(speaking) == 0 {
-		return 0
-	}
-	slices.SortFunc(speaking, func(a, b uint32) int {
-		return policy.Compare(c.policies.At(a).policy, c.policies.At(b).policy)
-	})
-	names := uint32(0)
-	if named && flow.Directions[d] == flow.Ingress { // the subject is the server: what it calls its ports matters
-		names = x.names
-	}
-	key := append(c.scratch.key[:0], byte(d))
-	key = binary.AppendUvarint(key, uint64(names))
-	for _, p := range speaking {
-		key = binary.AppendUvarint(key, uint64(p))
-	}
-	c.scratch.key = key
+// Side returns the side with a key, which says all that it is made of. If there is none yet it is made of what order
+// returns, and of the number of what its subjects call their ports, if some rule of theirs asks; 0 if that says nothing:
+// no rule that could match, no isolation.
+func (c *Classes) Side(key []byte, d flow.Direction, names uint32, order func() rows.Order) uint32 {
 	if s, ok := c.sideIndex[string(key)]; ok {
 		return s
 	}
-	if c.silent(speaking, d) {
+	o := order()
+	if !o.Isolated && !slices.ContainsFunc(o.Rules, func(r rows.Rule) bool { return r.Anyone || len(r.Peers) > 0 }) {
 		return 0
 	}
-	return c.newSide(string(key), speaking, d, names)
+	return c.newSide(string(key), d, names, o)
 }
 
-// silent reports whether policies say nothing: no rule that could match, no isolation.
-func (c *Compiler) silent(policies []uint32, d int) bool {
-	for _, id := range policies {
-		p := c.policies.At(id)
-		if p.denial[d] != 0 || slices.ContainsFunc(p.rules[d], func(r rows.Rule) bool { return r.Anyone || len(r.Peers) > 0 }) {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *Compiler) newSide(key string, policies []uint32, d int, names uint32) uint32 {
+func (c *Classes) newSide(key string, d flow.Direction, names uint32, o rows.Order) uint32 {
 	id := c.sides.Take()
 	c.sideIndex[key] = id
 	s := c.sides.At(id)
-	*s = side{key: key, dir: flow.Directions[d], names: names, built: c.round, memo: map[string]uint32{}}
-	count := 0
-	for _, p := range policies {
-		count += len(c.policies.At(p).rules[d])
-	}
-	s.Rules = make([]rows.Rule, 0, count)
-	for _, p := range policies {
-		y := c.policies.At(p)
-		if y.denial[d] != 0 && !s.Isolated {
-			s.Isolated, s.Denial = true, y.denial[d]
-		}
-		s.Rules = append(s.Rules, y.rules[d]...)
-		s.named = s.named || y.named[d]
-	}
-	s.listeners = s.named && s.dir == flow.Egress
+	*s = side{key: key, dir: d, Order: o, names: names, built: c.round, memo: map[string]uint32{}}
 	for i, r := range s.Rules {
+		s.listeners = s.listeners || r.Named && s.dir == flow.Egress
 		if r.Anyone {
 			s.everyone = append(s.everyone, rows.CertainHit(i))
 			continue
 		}
-		s.byLabels = s.byLabels || r.ByLabels
 		for _, peer := range r.Peers {
-			sel := c.selectors.At(peer)
+			sel := c.selector(peer)
 			sel.uses = append(sel.uses, use{id, uint32(i)})
 		}
 	}
@@ -212,7 +160,7 @@ type trail struct {
 	before uint32
 	hit    rows.Hit
 	count  int32
-	row    uint32   // unassigned until it is asked for
+	row    uint32   // Unassigned until it is asked for
 	next   uint32   // the trail that goes on with nextHit
 	next1  rows.Hit // nextHit plus one; 0 if there is none
 }
@@ -226,7 +174,7 @@ type trails struct {
 }
 
 func (t *trails) begin(classes int) {
-	t.all = append(t.all[:0], trail{}, trail{row: unassigned})
+	t.all = append(t.all[:0], trail{}, trail{row: Unassigned})
 	t.touched = t.touched[:0]
 	if len(t.at) < classes {
 		t.at = make([]uint32, classes+classes/16)
@@ -254,7 +202,7 @@ func (t *trails) add(class uint32, h rows.Hit) {
 	if from.next1 != h+1 {
 		from.next, from.next1 = uint32(len(t.all)), h+1
 		t.at[class] = from.next
-		t.all = append(t.all, trail{before: n, hit: h, row: unassigned})
+		t.all = append(t.all, trail{before: n, hit: h, row: Unassigned})
 		return
 	}
 	t.at[class] = from.next
@@ -276,7 +224,7 @@ func (t *trails) end() {
 }
 
 // follow leads every class through the rules of a side that may match it.
-func (c *Compiler) follow(s *side) *trails {
+func (c *Classes) follow(s *side) *trails {
 	t := &c.scratch.trails
 	t.begin(len(c.classes.Items))
 	for i, r := range s.Rules {
@@ -284,7 +232,7 @@ func (c *Compiler) follow(s *side) *trails {
 			continue
 		}
 		for _, peer := range r.Peers {
-			for _, id := range c.selectors.At(peer).classes {
+			for _, id := range c.selector(peer).classes {
 				t.add(id, rows.CertainHit(i))
 			}
 		}
@@ -301,7 +249,7 @@ func (c *Compiler) follow(s *side) *trails {
 }
 
 // eachListener yields the classes whose ports have names, or may have.
-func (c *Compiler) eachListener(yield func(uint32)) {
+func (c *Classes) eachListener(yield func(uint32)) {
 	for i := range c.classes.Items {
 		if x := &c.classes.Items[i]; x.names != 0 || x.unknown {
 			yield(uint32(i))
@@ -310,7 +258,7 @@ func (c *Compiler) eachListener(yield func(uint32)) {
 }
 
 // fillSide finds the row of every class, and the row that most have, of equals the usual one, then the first.
-func (c *Compiler) fillSide(id uint32, s *side) {
+func (c *Classes) fillSide(id uint32, s *side) {
 	s.usual = c.row(s, nil, &class{})
 	t := c.follow(s)
 	for _, class := range t.touched {
@@ -330,9 +278,9 @@ func (c *Compiler) fillSide(id uint32, s *side) {
 }
 
 // rowOfTrail returns the row of a class with the hits of a trail.
-func (c *Compiler) rowOfTrail(s *side, t *trails, n uint32, x *class) uint32 {
+func (c *Classes) rowOfTrail(s *side, t *trails, n uint32, x *class) uint32 {
 	special := s.listeners && (x.names != 0 || x.unknown)
-	if row := t.all[n].row; row != unassigned && !special {
+	if row := t.all[n].row; row != Unassigned && !special {
 		return row
 	}
 	own := t.hits(n, c.scratch.own[:0])
@@ -366,7 +314,7 @@ func (s *side) chooseCommon(unlisted int) {
 const noHit = 1<<32 - 1
 
 // eachGroup splits sorted hits by what is in their upper half; of several of one rule the first counts.
-func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []rows.Hit)) {
+func (c *Classes) eachGroup(hits []uint64, f func(id uint32, own []rows.Hit)) {
 	own := c.scratch.own[:0]
 	for i, h := range hits {
 		x := rows.Hit(h)
@@ -381,13 +329,13 @@ func (c *Compiler) eachGroup(hits []uint64, f func(id uint32, own []rows.Hit)) {
 	c.scratch.own = own
 }
 
-func (c *Compiler) alive(id uint32) bool { return id == nobody || c.classes.At(id).refs > 0 }
+func (c *Classes) alive(id uint32) bool { return id == Nobody || c.classes.At(id).refs > 0 }
 
 // A cellChange is what a side's row for a class was at the last flush.
 type cellChange struct{ side, class, was uint32 }
 
 // updateRows gives the classes with new signatures their rows in the sides that were there before.
-func (c *Compiler) updateRows() {
+func (c *Classes) updateRows() {
 	if len(c.pending.changed) == 0 {
 		return
 	}
@@ -397,7 +345,7 @@ func (c *Compiler) updateRows() {
 	c.chooseAgain()
 }
 
-func (c *Compiler) updateRowsOf(id uint32) {
+func (c *Classes) updateRowsOf(id uint32) {
 	x := c.classes.At(id)
 	now := c.scratch.cells[:0]
 	if x.kept {
@@ -421,13 +369,13 @@ func (c *Compiler) updateRowsOf(id uint32) {
 }
 
 // ready reports whether a side has its rows from before this round, and is still needed.
-func (c *Compiler) ready(side uint32) bool {
+func (c *Classes) ready(side uint32) bool {
 	s := c.sides.At(side)
 	return len(s.subjects) > 0 && s.built != c.round
 }
 
 // noteChanges notes the cells in which a class differs from what it was.
-func (c *Compiler) noteChanges(id uint32, x *class) {
+func (c *Classes) noteChanges(id uint32, x *class) {
 	eachSide(x.was, x.cells, func(side uint32) {
 		if was := c.rowIn(x.was, side); c.ready(side) && was != c.rowIn(x.cells, side) {
 			c.pending.cells = append(c.pending.cells, cellChange{side, id, was})
@@ -455,7 +403,7 @@ func eachSide(a, b []cell, yield func(side uint32)) {
 }
 
 // allCells appends the cells of a class.
-func (c *Compiler) allCells(x *class, now []cell) []cell {
+func (c *Classes) allCells(x *class, now []cell) []cell {
 	for _, y := range x.cells { // of sides that are being built
 		if c.sides.At(y.side).built == c.round {
 			now = append(now, y)
@@ -463,7 +411,7 @@ func (c *Compiler) allCells(x *class, now []cell) []cell {
 	}
 	hits := c.scratch.hits[:0]
 	for _, sel := range x.sels {
-		for _, u := range c.selectors.At(sel).uses {
+		for _, u := range c.selector(sel).uses {
 			hits = append(hits, uint64(u.side)<<32|uint64(rows.CertainHit(int(u.rule))))
 		}
 	}
@@ -482,7 +430,7 @@ func (c *Compiler) allCells(x *class, now []cell) []cell {
 	return now
 }
 
-func (c *Compiler) appendCell(now []cell, side, row uint32) []cell {
+func (c *Classes) appendCell(now []cell, side, row uint32) []cell {
 	if row == c.sides.At(side).usual {
 		return now
 	}
@@ -491,10 +439,10 @@ func (c *Compiler) appendCell(now []cell, side, row uint32) []cell {
 
 // someCells appends the cells of a class that had some before. Only the sides that ask for a selector that makes a
 // difference are looked at; mostly these are new, and have their rows.
-func (c *Compiler) someCells(x *class, now []cell) []cell {
+func (c *Classes) someCells(x *class, now []cell) []cell {
 	sides := c.scratch.some[:0]
 	for _, sel := range x.delta {
-		for _, u := range c.selectors.At(sel).uses {
+		for _, u := range c.selector(sel).uses {
 			if c.ready(u.side) {
 				sides = append(sides, u.side)
 			}
@@ -528,7 +476,7 @@ func (c *Compiler) someCells(x *class, now []cell) []cell {
 }
 
 // addSpecial adds the hits of a side on a class that is unknown or has names for ports.
-func (c *Compiler) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
+func (c *Classes) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
 	s := c.sides.At(side)
 	if s.listeners {
 		hits = append(hits, uint64(side)<<32|noHit)
@@ -542,14 +490,14 @@ func (c *Compiler) addSpecial(hits []uint64, side uint32, x *class) []uint64 {
 }
 
 // wasThere reports whether a class was there at the last flush.
-func (c *Compiler) wasThere(id uint32) bool {
+func (c *Classes) wasThere(id uint32) bool {
 	x := c.classes.At(id)
-	return id == nobody || x.touched == c.round && x.wasThere || x.touched != c.round && x.refs > 0
+	return id == Nobody || x.touched == c.round && x.wasThere || x.touched != c.round && x.refs > 0
 }
 
 // chooseAgain makes sides anew whose default has become a bad one. There is some room until then, so that a side
 // does not go back and forth.
-func (c *Compiler) chooseAgain() {
+func (c *Classes) chooseAgain() {
 	again, living := false, c.living()
 	for i := range c.sides.Items {
 		s := &c.sides.Items[i]
@@ -569,7 +517,7 @@ func (c *Compiler) chooseAgain() {
 }
 
 // sweepSides forgets the sides that nobody has any more.
-func (c *Compiler) sweepSides() {
+func (c *Classes) sweepSides() {
 	for _, id := range c.scratch.left {
 		s := c.sides.At(id)
 		if len(s.subjects) > 0 || s.memo == nil {
@@ -581,7 +529,7 @@ func (c *Compiler) sweepSides() {
 		c.dropCells(id, s)
 		for _, r := range s.Rules {
 			for _, peer := range r.Peers {
-				sel := c.selectors.At(peer)
+				sel := c.selector(peer)
 				sel.uses = slices.DeleteFunc(sel.uses, func(u use) bool { return u.side == id })
 			}
 		}
@@ -596,7 +544,7 @@ func (c *Compiler) sweepSides() {
 
 // dropCells takes a side out of the classes that list it. A class that no rule of its matches any more has got another
 // signature, and with it cells without this side.
-func (c *Compiler) dropCells(id uint32, s *side) {
+func (c *Classes) dropCells(id uint32, s *side) {
 	t := c.follow(s)
 	for _, class := range t.touched {
 		x := c.classes.At(class)
@@ -608,7 +556,7 @@ func (c *Compiler) dropCells(id uint32, s *side) {
 }
 
 // row returns the number of the row that the rules that match everyone and own make, for a peer of a class.
-func (c *Compiler) row(s *side, own []rows.Hit, peer *class) uint32 {
+func (c *Classes) row(s *side, own []rows.Hit, peer *class) uint32 {
 	hits := mergeHits(c.scratch.merged[:0], s.everyone, own)
 	c.scratch.merged = hits
 	names, unknown := s.names, false

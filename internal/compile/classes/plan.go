@@ -1,4 +1,4 @@
-package compile
+package classes
 
 import (
 	"net/netip"
@@ -23,8 +23,8 @@ import (
 // stand-in what it says of the new identity, and the addresses move there. A new identity is its own stand-in for some of those
 // that move to it. Most changes are simple (one pod comes, or pods elsewhere do), and need none of this.
 type plan struct {
-	c           *Compiler
-	members     []member
+	c           *Classes
+	members     []Member
 	standIns    []standIn
 	unevenKnown bool
 	staged      bool // addresses move by stand-ins
@@ -45,15 +45,17 @@ type plan struct {
 	ops         []ruleset.Op
 }
 
-// member is an address or prefix that changes: its identity, whether it is in the ruleset, whether it is judged.
-type member struct {
-	prefix         netip.Prefix
-	host           uint32 // 0 for a prefix
-	from, to       uint32
-	was, is        bool // in the ruleset
-	judged, judges bool // before and after
-	standIn        int32
-	when           moment
+// A Member is an address or prefix that changes: its class, whether it is in the ruleset, whether it is judged.
+type Member struct {
+	Prefix         netip.Prefix
+	Host           bool   // an address that somebody has, or had
+	From, To       uint32 // before and after
+	Was, Is        bool   // in the ruleset
+	Judged, Judges bool
+	WasAt, At      ruleset.Attachment // of one that is judged
+
+	standIn int32
+	when    moment
 }
 
 // A moment is when an address moves. Where nobody of those that are judged can tell its new identity from its old one
@@ -76,7 +78,7 @@ type standIn struct {
 // peer is an identity that did not have its meaning before or has none after, or a stand-in.
 type peer struct {
 	id        uint32
-	from, to  uint32 // whose rows it has first and last; unassigned for none
+	from, to  uint32 // whose rows it has first and last; Unassigned for none
 	temporary bool   // a stand-in that goes again
 }
 
@@ -89,17 +91,19 @@ type cellOp struct {
 	row       uint32
 }
 
-func (c *Compiler) makePlan() ruleset.Delta {
+func (c *Classes) makePlan(members []Member, first bool) ruleset.Delta {
 	p := &c.scratch.plan
 	p.reset(c)
-	p.collect()
+	p.members, p.first = members, first
+	for i := range members {
+		members[i].standIn = -1
+	}
 	visible, directions := p.visible()
 	// What moves lose is remembered only while rows stay as they are.
 	if visible || len(c.pending.changed) > 0 || len(c.pending.subjects) > 0 {
 		clear(c.moves)
 		defer clear(c.moves)
 	}
-	p.first = c.locals == 0
 	if !visible && !p.first && len(p.members) > 1 {
 		p.findNeutral()
 	}
@@ -113,42 +117,10 @@ func (c *Compiler) makePlan() ruleset.Delta {
 	return p.delta()
 }
 
-func (p *plan) reset(c *Compiler) {
-	*p = plan{c: c, members: p.members[:0], standIns: p.standIns[:0], peers: p.peers[:0], unevens: p.unevens, early: p.early[:0],
+func (p *plan) reset(c *Classes) {
+	*p = plan{c: c, standIns: p.standIns[:0], peers: p.peers[:0], unevens: p.unevens, early: p.early[:0],
 		less: p.less[:0], lessAll: p.lessAll[:0], more: p.more[:0], moreAll: p.moreAll[:0], late: p.late[:0],
 		lateAll: p.lateAll[:0], marked: p.marked[:0], temporary: p.temporary[:0]}
-}
-
-func (p *plan) collect() {
-	c := p.c
-	for _, t := range c.pending.hosts {
-		x := c.hosts.At(t.host)
-		m := member{host: t.host, prefix: netip.PrefixFrom(x.addr, x.addr.BitLen()), from: t.identity, to: c.identityOf(x),
-			was: t.explicit, judged: t.local, judges: x.local, standIn: -1}
-		m.is = m.to != c.identityAround(x)
-		if m.from != m.to || m.was != m.is || m.judged != m.judges || m.judges && c.attached[t.host] != c.attachmentOf(t.host) {
-			p.members = append(p.members, m)
-		}
-	}
-	regions := len(p.members)
-	for _, t := range c.pending.regions {
-		x := c.regions.At(t.region)
-		if t.prefix.IsSingleIP() && c.hostAt(t.prefix.Addr()) != 0 {
-			continue
-		}
-		m := member{prefix: t.prefix, from: t.identity, was: !t.isNew && t.identity != t.around, standIn: -1}
-		if x.prefix.IsValid() {
-			m.to = x.identity
-			m.is = m.to != c.regions.At(x.parent).identity
-		} else {
-			m.to = c.regions.At(c.around(t.prefix)).identity
-		}
-		if (m.from != m.to || m.was != m.is) && (x.prefix.IsValid() || !t.isNew) {
-			p.members = append(p.members, m)
-		}
-	}
-	// What is inside is set before what is around it, and deleted after it: so it never falls to the wrong identity.
-	slices.SortStableFunc(p.members[regions:], func(a, b member) int { return b.prefix.Bits() - a.prefix.Bits() })
 }
 
 // visible reports whether rows change between identities that had addresses before, and in which directions.
@@ -175,7 +147,7 @@ func (p *plan) differ(from, to uint32) bool {
 	if from == to {
 		return false
 	}
-	differ := p.before(from, nobody) != p.after(to, nobody)
+	differ := p.before(from, Nobody) != p.after(to, Nobody)
 	if !differ {
 		p.eachOf(from, to, func(peer uint32) {
 			differ = differ || p.c.alive(peer) && p.c.wasThere(peer) && p.before(from, peer) != p.after(to, peer)
@@ -190,20 +162,20 @@ func (p *plan) moving() (any, simple bool) {
 	var count, ours [2]int
 	simple = true
 	for _, m := range p.members {
-		if m.from == m.to && m.judged == m.judges || m.when != together {
+		if m.From == m.To && m.Judged == m.Judges || m.when != together {
 			continue
 		}
 		any = true
 		f := 0
-		if m.prefix.Addr().Is6() {
+		if m.Prefix.Addr().Is6() {
 			f = 1
 		}
 		count[f]++
-		if m.judged || m.judges {
+		if m.Judged || m.Judges {
 			ours[f]++
 		}
 		// Between the two Ops of an address that begins or ceases to be judged it is of another identity.
-		if m.from != m.to && m.judged != m.judges && (m.judges && p.c.isSubject(m.from) || m.judged && p.c.isSubject(m.to)) {
+		if m.From != m.To && m.Judged != m.Judges && (m.Judges && p.c.isSubject(m.From) || m.Judged && p.c.isSubject(m.To)) {
 			simple = false
 		}
 	}
@@ -239,13 +211,13 @@ func (p *plan) findNeutral() {
 	neutral := map[[2]uint32]bool{}
 	for i := range p.members {
 		m := &p.members[i]
-		if m.from == m.to || m.judged != m.judges || m.judged && (c.isSubject(m.from) || c.isSubject(m.to)) || !p.detached(m) {
+		if m.From == m.To || m.Judged != m.Judges || m.Judged && (c.isSubject(m.From) || c.isSubject(m.To)) || !p.detached(m) {
 			continue
 		}
-		k := [2]uint32{m.from, m.to}
+		k := [2]uint32{m.From, m.To}
 		same, known := neutral[k]
 		if !known {
-			same = p.tellNobody(m.from, m.to)
+			same = p.tellNobody(m.From, m.To)
 			neutral[k] = same
 		}
 		if same {
@@ -256,17 +228,17 @@ func (p *plan) findNeutral() {
 
 // detached reports whether an address or prefix may move although others that change do not move at the same time: none
 // of them has its identity from it, nor it from them.
-func (p *plan) detached(m *member) bool {
-	if m.host != 0 {
-		return m.is
+func (p *plan) detached(m *Member) bool {
+	if m.Host {
+		return m.Is
 	}
 	for i := range p.members {
 		o := &p.members[i]
 		if o == m {
 			continue
 		}
-		inside := (!o.was || !o.is) && m.prefix.Contains(o.prefix.Addr()) && o.prefix.Bits() >= m.prefix.Bits()
-		around := o.host == 0 && o.prefix.Contains(m.prefix.Addr()) && o.prefix.Bits() <= m.prefix.Bits()
+		inside := (!o.Was || !o.Is) && m.Prefix.Contains(o.Prefix.Addr()) && o.Prefix.Bits() >= m.Prefix.Bits()
+		around := !o.Host && o.Prefix.Contains(m.Prefix.Addr()) && o.Prefix.Bits() <= m.Prefix.Bits()
 		if inside || around {
 			return false
 		}
@@ -283,7 +255,7 @@ func (p *plan) tellNobody(from, to uint32) bool {
 	return same
 }
 
-func (c *Compiler) isSubject(id uint32) bool {
+func (c *Classes) isSubject(id uint32) bool {
 	x := c.classes.At(id)
 	none := [2]uint32{}
 	return x.sides != none || x.touched == c.round && x.wasSides != none
@@ -301,15 +273,15 @@ func (p *plan) stage() {
 	found := map[key]int32{}
 	for i := range p.members {
 		m := &p.members[i]
-		if m.from == m.to && m.judged == m.judges || m.when != together {
+		if m.From == m.To && m.Judged == m.Judges || m.when != together {
 			continue
 		}
-		k := key{m.from, m.to, m.judged, m.judges}
+		k := key{m.From, m.To, m.Judged, m.Judges}
 		s, ok := found[k]
 		if !ok {
 			s = int32(len(p.standIns))
 			found[k] = s
-			p.standIns = append(p.standIns, standIn{m.from, m.to, m.judged, m.judges, unassigned})
+			p.standIns = append(p.standIns, standIn{m.From, m.To, m.Judged, m.Judges, Unassigned})
 		}
 		m.standIn = s
 	}
@@ -322,7 +294,7 @@ func (p *plan) stage() {
 func (p *plan) nameStandIns() {
 	own, taken := map[uint32]int{}, map[uint32]bool{}
 	for _, m := range p.members {
-		taken[m.to] = taken[m.to] || m.when == atFirst
+		taken[m.To] = taken[m.To] || m.when == atFirst
 	}
 	for i, s := range p.standIns {
 		if best, ok := own[s.to]; !p.c.wasThere(s.to) && !taken[s.to] && (!ok || s.judges && !p.standIns[best].judges) {
@@ -349,14 +321,14 @@ func (p *plan) findPeers() {
 	}
 	for _, id := range c.pending.classes {
 		x := c.classes.At(id)
-		if id == nobody {
+		if id == Nobody {
 			continue
 		}
 		switch {
 		case x.wasThere && x.refs == 0:
-			p.peers = append(p.peers, peer{id, id, unassigned, false})
+			p.peers = append(p.peers, peer{id, id, Unassigned, false})
 		case !x.wasThere && x.refs > 0 && x.standIn != c.round:
-			p.peers = append(p.peers, peer{id, unassigned, id, false})
+			p.peers = append(p.peers, peer{id, Unassigned, id, false})
 		}
 	}
 	for _, q := range p.peers {
@@ -404,7 +376,7 @@ func (p *plan) delta() ruleset.Delta {
 		count += len(list)
 	}
 	if count+len(p.members)+len(p.marked) == 0 {
-		return ruleset.Delta{From: c.generation, To: c.generation}
+		return ruleset.Delta{From: c.Generation, To: c.Generation}
 	}
 	p.ops = make([]ruleset.Op, 0, count+p.memberOps()+2*len(p.marked))
 	p.addRows()
@@ -415,10 +387,10 @@ func (p *plan) delta() ruleset.Delta {
 		c.rows.Drop(row)
 	}
 	if len(p.ops) == 0 {
-		return ruleset.Delta{From: c.generation, To: c.generation}
+		return ruleset.Delta{From: c.Generation, To: c.Generation}
 	}
-	c.generation++
-	d := ruleset.Delta{From: c.generation - 1, To: c.generation, Tightens: p.tightens, Ops: p.ops}
+	c.Generation++
+	d := ruleset.Delta{From: c.Generation - 1, To: c.Generation, Tightens: p.tightens, Ops: p.ops}
 	p.ops = nil
 	return d
 }
@@ -454,13 +426,13 @@ func (p *plan) moveOps() {
 func (p *plan) memberOps() int {
 	n := 0
 	for _, m := range p.members {
-		if m.was || m.is {
+		if m.Was || m.Is {
 			n++
 		}
 		if m.standIn >= 0 {
 			n++
 		}
-		if m.judged || m.judges {
+		if m.Judged || m.Judges {
 			n++
 		}
 	}
@@ -471,16 +443,16 @@ func (p *plan) memberOps() int {
 func (p *plan) toStandIns() {
 	for _, hosts := range []bool{true, false} {
 		for _, m := range p.members {
-			if m.standIn < 0 || (m.host != 0) != hosts || !m.was && !m.is {
+			if m.standIn < 0 || (m.Host) != hosts || !m.Was && !m.Is {
 				continue
 			}
-			p.setAddress(m.prefix, p.standIns[m.standIn].id)
+			p.setAddress(m.Prefix, p.standIns[m.standIn].id)
 		}
 	}
 	// A host that does not move may be in the ruleset from now on, as the prefix around it moves; or it is the reverse.
 	for _, m := range p.members {
-		if m.standIn < 0 && m.is && !m.was && m.when == together {
-			p.setAddress(m.prefix, m.to)
+		if m.standIn < 0 && m.Is && !m.Was && m.when == together {
+			p.setAddress(m.Prefix, m.To)
 		}
 	}
 }
@@ -491,21 +463,21 @@ func (p *plan) toIdentities() {
 		if m.when != together {
 			continue
 		}
-		moved := m.from != m.to
+		moved := m.From != m.To
 		if m.standIn >= 0 {
-			moved = p.standIns[m.standIn].id != m.to
-		} else if p.staged && m.is && !m.was {
+			moved = p.standIns[m.standIn].id != m.To
+		} else if p.staged && m.Is && !m.Was {
 			moved = false
-		} else if m.was != m.is {
+		} else if m.Was != m.Is {
 			moved = true
 		}
-		if m.is && moved {
-			p.setAddress(m.prefix, m.to)
+		if m.Is && moved {
+			p.setAddress(m.Prefix, m.To)
 		}
 	}
 	for _, m := range slices.Backward(p.members) {
-		if !m.is && m.was && m.when == together {
-			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.prefix})
+		if !m.Is && m.Was && m.when == together {
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.Prefix})
 		}
 	}
 }
@@ -515,10 +487,10 @@ func (p *plan) moveAlone(when moment) {
 	for _, m := range p.members {
 		switch {
 		case m.when != when:
-		case m.is:
-			p.setAddress(m.prefix, m.to)
-		case m.was:
-			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.prefix})
+		case m.Is:
+			p.setAddress(m.Prefix, m.To)
+		case m.Was:
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteAddress, Prefix: m.Prefix})
 		}
 	}
 }
@@ -531,13 +503,12 @@ func (p *plan) setAddress(prefix netip.Prefix, id uint32) {
 func (p *plan) localOps(come bool) {
 	for _, m := range p.members {
 		switch {
-		case come && m.judges:
-			at := p.c.attachmentOf(m.host)
-			if !m.judged || at != p.c.attached[m.host] {
-				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.SetLocal, Prefix: m.prefix, Attachment: at})
+		case come && m.Judges:
+			if !m.Judged || m.At != m.WasAt {
+				p.ops = append(p.ops, ruleset.Op{Kind: ruleset.SetLocal, Prefix: m.Prefix, Attachment: m.At})
 			}
-		case !come && m.judged && !m.judges:
-			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteLocal, Prefix: m.prefix})
+		case !come && m.Judged && !m.Judges:
+			p.ops = append(p.ops, ruleset.Op{Kind: ruleset.DeleteLocal, Prefix: m.Prefix})
 		}
 	}
 }

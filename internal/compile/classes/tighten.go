@@ -1,4 +1,4 @@
-package compile
+package classes
 
 import "github.com/ringfence-project/ringfence/internal/flow"
 
@@ -40,7 +40,7 @@ func (p *plan) sideLoses(from, to uint32) bool {
 	if to == 0 || from == to {
 		return false
 	}
-	lost := p.c.rows.Loses(p.before(from, nobody), p.after(to, nobody))
+	lost := p.c.rows.Loses(p.before(from, Nobody), p.after(to, Nobody))
 	if !lost {
 		p.eachOf(from, to, func(peer uint32) {
 			lost = lost || p.c.alive(peer) && p.c.wasThere(peer) && p.c.rows.Loses(p.before(from, peer), p.after(to, peer))
@@ -57,15 +57,15 @@ func (p *plan) membersTighten() bool {
 	}
 	known := map[move]bool{}
 	for _, m := range p.members {
-		k := move{m.from, m.to, m.judged, m.judges}
-		if m.from == m.to && m.judged == m.judges {
+		k := move{m.From, m.To, m.Judged, m.Judges}
+		if m.From == m.To && m.Judged == m.Judges {
 			continue
 		}
 		if !known[k] {
 			if len(p.members) > 1 {
 				known[k] = true
 			}
-			if p.peerLoses(m.from, m.to) || m.judges && p.subjectLoses(m) {
+			if p.peerLoses(m.From, m.To) || m.Judges && p.subjectLoses(m) {
 				return true
 			}
 		}
@@ -113,12 +113,12 @@ func (p *plan) losesAnywhere(from, to uint32) bool {
 }
 
 // subjectLoses reports whether an address that is judged loses something.
-func (p *plan) subjectLoses(m member) bool {
+func (p *plan) subjectLoses(m Member) bool {
 	c := p.c
 	for d := range flow.Directions {
-		from, to := uint32(0), c.classes.At(m.to).sides[d]
-		if m.judged {
-			from = c.sidesBefore(m.from)[d]
+		from, to := uint32(0), c.classes.At(m.To).sides[d]
+		if m.Judged {
+			from = c.sidesBefore(m.From)[d]
 		}
 		if to == 0 {
 			continue
@@ -127,7 +127,7 @@ func (p *plan) subjectLoses(m member) bool {
 			return true
 		}
 		for _, o := range p.members { // which move at the same time
-			if c.rows.Loses(p.before(from, o.from), p.after(to, o.to)) {
+			if c.rows.Loses(p.before(from, o.From), p.after(to, o.To)) {
 				return true
 			}
 		}

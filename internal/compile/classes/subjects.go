@@ -1,4 +1,4 @@
-package compile
+package classes
 
 import (
 	"slices"
@@ -76,7 +76,7 @@ func (p *plan) subjectStandIn(s *standIn, d int) {
 	p.whole(x)
 }
 
-func (c *Compiler) sidesBefore(id uint32) [2]uint32 {
+func (c *Classes) sidesBefore(id uint32) [2]uint32 {
 	if x := c.classes.At(id); x.touched == c.round {
 		return x.wasSides
 	} else {
@@ -96,10 +96,10 @@ func (p *plan) unchanged() {
 	}
 	for _, q := range p.peers {
 		var from, to []cell
-		if q.from != unassigned {
+		if q.from != Unassigned {
 			from = p.cellsBefore(q.from)
 		}
-		if q.to != unassigned {
+		if q.to != Unassigned {
 			to = c.classes.At(q.to).cells
 		}
 		eachSide(from, to, func(side uint32) {
@@ -248,9 +248,9 @@ func (x *subjectPlan) special() {
 
 func (x *subjectPlan) specialPeer(q peer) {
 	switch {
-	case q.to == unassigned:
+	case q.to == Unassigned:
 		x.peerGone(q.id)
-	case q.from == unassigned:
+	case q.from == Unassigned:
 		x.peerNew(q.id)
 	default:
 		x.cellOf(q)
