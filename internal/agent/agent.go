@@ -77,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func newAgent(o Options, n nodeNet, l locator) *Agent {
-	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic})
+	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs})
 	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
 		own: map[string]Condition{}, told: map[string]bool{}, first: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)
@@ -172,7 +172,11 @@ func (a *Agent) closed() []netip.Prefix {
 		ranges = a.source.NodeRanges(a.options.Node)
 	}
 	if len(ranges) == 0 {
-		a.setCondition(NoPodRange, "the Node object has no podCIDRs: say --pod-cidrs, else a pod is open until the agent knows it")
+		ranges = a.feed.routedRanges()
+	}
+	if len(ranges) == 0 {
+		a.setCondition(NoPodRange, "neither the Node object's podCIDRs nor routes say where this node's pods get their addresses from: "+
+			"say --pod-cidrs, else a pod is open until the agent knows it")
 	} else {
 		a.setCondition(NoPodRange, "")
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -266,6 +267,9 @@ func (m *machine) metrics(a *Agent) {
 	if text := get("/readyz"); text != "ok\n" {
 		m.t.Errorf("/readyz says %q", text)
 	}
+	if text := get("/policies"); !strings.Contains(text, `[{"kind":"NetworkPolicy","namespace":"shop","name":"only",`) {
+		m.t.Errorf("/policies says %s", text)
+	}
 	if text := get("/status"); !strings.Contains(text, `"ready":true`) {
 		m.t.Errorf("/status says %s", text)
 	}
@@ -288,6 +292,22 @@ func TestAgentOffThePathIsNotReady(t *testing.T) {
 	})
 	if a.Status().Ready {
 		t.Error("the agent is ready")
+	}
+}
+
+func TestRangesFromRoutes(t *testing.T) {
+	for _, bridge := range []bool{false, true} {
+		m := newMachine(t, bridge)
+		k, err := newKernel(nodeNet{m.node}, t.TempDir())
+		must(t, err)
+		defer k.close()
+		want := m.net.Ranges[:]
+		if !bridge {
+			want = nil // each pod has a route of its own, and nothing says more
+		}
+		if got := k.ranges(); !slices.Equal(got, want) {
+			t.Errorf("bridge %v: ranges are %v, want %v", bridge, got, want)
+		}
 	}
 }
 

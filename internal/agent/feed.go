@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -108,6 +110,29 @@ func (f *feed) pod(k cluster.Key) *kube.Pod {
 		return p.pod
 	}
 	return nil
+}
+
+// routedRanges returns the prefixes that the node routes to pods and that a pod of the API has an address in: what has
+// none may be for containers of others.
+func (f *feed) routedRanges() []netip.Prefix {
+	ranges := f.locator.ranges()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.DeleteFunc(ranges, func(r netip.Prefix) bool {
+		for _, p := range f.own {
+			if slices.ContainsFunc(p.pod.Addresses, r.Contains) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// policies returns the policies that are in force, in no order.
+func (f *feed) policies() []*kube.Policy {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.known))
 }
 
 // Take implements engine.Feed.

@@ -49,6 +49,8 @@ func (w *wires) exists(index int) bool {
 
 func (w *wires) addresses() []netip.Addr { return nil }
 
+func (w *wires) ranges() []netip.Prefix { return nil }
+
 func (w *wires) watch(context.Context) (<-chan struct{}, error) { return w.wake, nil }
 
 // plug gives an address to an interface, and unplug takes an interface away.

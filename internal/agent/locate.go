@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -35,6 +36,8 @@ type locator interface {
 	exists(index int) bool
 	// addresses returns the addresses that were given out, whether their pods are known or not.
 	addresses() []netip.Addr
+	// ranges returns the prefixes that the node routes to its pods as a whole, as far as can be told.
+	ranges() []netip.Prefix
 	// watch has a value when locate or exists may answer otherwise than before, until ctx ends.
 	watch(ctx context.Context) (<-chan struct{}, error)
 }
@@ -123,6 +126,51 @@ func (k *kernel) addresses() []netip.Addr {
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
 	return all
+}
+
+// ranges returns what is routed to a bridge that has ports, as to those of pods, and what is routed to nowhere, as networks
+// do with what of a node's range no pod has.
+func (k *kernel) ranges() []netip.Prefix {
+	routes, err := k.handle.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil
+	}
+	bridges := k.podBridges()
+	var found []netip.Prefix
+	for _, r := range routes {
+		p, ok := prefixOf(r.Dst)
+		hole := r.Type == unix.RTN_BLACKHOLE || r.Type == unix.RTN_UNREACHABLE
+		if ok && !p.IsSingleIP() && p.Bits() > 0 && !p.Addr().IsLinkLocalUnicast() && (hole || r.Gw == nil && bridges[r.LinkIndex]) {
+			found = append(found, p)
+		}
+	}
+	slices.SortFunc(found, netip.Prefix.Compare)
+	return slices.Compact(found)
+}
+
+// podBridges returns the bridges with a veth as a port and without a default route.
+func (k *kernel) podBridges() map[int]bool {
+	links, err := k.handle.LinkList()
+	if err != nil {
+		return nil
+	}
+	bridges := map[int]bool{}
+	for _, l := range links {
+		if master := l.Attrs().MasterIndex; master != 0 && l.Type() == "veth" && !bridges[master] {
+			up, err := k.isUplink(master)
+			bridges[master] = err == nil && !up
+		}
+	}
+	return bridges
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), ones).Masked(), ok
 }
 
 // pluggedInto is the place of the pod behind an interface: of its own, or of a bridge.

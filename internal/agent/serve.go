@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +45,10 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(a.Status()) // the reader went away
+	})
+	mux.HandleFunc("/policies", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(a.InForce()) // the reader went away
 	})
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -100,4 +106,28 @@ func (a *Agent) Status() Status {
 		s.Generation = e.Status().Generation
 	}
 	return s
+}
+
+// PolicyInForce is a policy of which this node's kernel enforces a version.
+type PolicyInForce struct {
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name"`
+	UID        string `json:"uid"`
+	Generation int64  `json:"generation"` // of the object's spec
+	// Defect is why a stand-in that denies is in force in its stead.
+	Defect string `json:"defect,omitempty"`
+}
+
+// InForce returns the policies whose newest known version the kernel enforces, whether they are about pods of this node
+// or not, by kind, namespace and name. What is desired and not in force yet is in it with the version before.
+func (a *Agent) InForce() []PolicyInForce {
+	all := []PolicyInForce{}
+	for _, p := range a.feed.policies() {
+		all = append(all, PolicyInForce{Kind: p.Kind(), Namespace: p.Namespace, Name: p.Name, UID: p.UID, Generation: p.Generation, Defect: p.Defect})
+	}
+	slices.SortFunc(all, func(x, y PolicyInForce) int {
+		return cmp.Or(strings.Compare(x.Kind, y.Kind), strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
+	})
+	return all
 }

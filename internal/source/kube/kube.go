@@ -29,6 +29,8 @@ import (
 type Options struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
+	// Ranges are prefixes that pods get their addresses from, beside those that the nodes' objects say.
+	Ranges []netip.Prefix
 	// Retry is how long a failed request waits for the next one at first; it grows to thirty times as much. 0 is a
 	// second.
 	Retry time.Duration
@@ -97,6 +99,7 @@ func New(o Options) *Source {
 	s := &Source{options: o, changed: make(chan struct{}, 1), synced: make(chan struct{}), batch: newBatch(), ranges: map[string][]netip.Prefix{},
 		nodeRanges: map[string][]netip.Prefix{}, conditions: conditions{changed: make(chan struct{}, 1)},
 		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{}}
+	s.setRanges("options", o.Ranges)
 	s.kinds = s.allKinds()
 	s.waiting = len(s.kinds)
 	return s
@@ -183,7 +186,7 @@ func (s *Source) listed() {
 // Synced is closed once the first list of every kind has come.
 func (s *Source) Synced() <-chan struct{} { return s.synced }
 
-// setRanges notes which prefixes an object says pods get their addresses from. It is called by change.
+// setRanges notes which prefixes an object says pods get their addresses from. It is called by change, and by New.
 func (s *Source) setRanges(object string, ranges []netip.Prefix) {
 	if slices.Equal(s.ranges[object], ranges) {
 		return
