@@ -64,6 +64,24 @@ func TestDifferencesAreSeenAndFound(t *testing.T) {
 	}
 }
 
+// A denial that goes on is judged anew once what judges it has changed.
+func TestDenialsAreJudgedAnewAfterPart(t *testing.T) {
+	world := newState(t, pod("shop", "web", cluster.Owner{}, clientAddr, nil), pod("shop", "db", cluster.Owner{}, serverAddr, nil))
+	var now *flowlog.Beside
+	log := flowlog.New(flowlog.Names{State: func() *cluster.State { return world },
+		Beside: func(flow.Tuple, flow.Verdict, bool, time.Time) *flowlog.Beside { return now }}, flowlog.Limits{})
+	denial := flowlog.Denial{Time: t0, Tuple: flow.Tuple{Source: clientAddr, Destination: serverAddr, Protocol: flow.TCP, Port: 5432}}
+	log.Denied(denial)
+	log.Denied(denial)
+	now = &flowlog.Beside{Rollout: "r", Candidate: true, Verdict: flow.Allow}
+	log.Part(t0)
+	log.Denied(denial)
+	all := log.Records(flowlog.Query{})
+	if len(all) != 2 || all[0].Packets != 2 || all[0].Beside != nil || all[1].Beside == nil {
+		t.Errorf("recorded %+v", all)
+	}
+}
+
 func TestCandidateIsFoundByItsPolicy(t *testing.T) {
 	r := &flowlog.Record{Rule: flow.Rule{Kind: "NetworkPolicy", Namespace: "shop", Name: "db (candidate)"}}
 	for policy, want := range map[string]bool{"shop/db": true, "db": true, "shop/d": false} {

@@ -320,6 +320,14 @@ func (l *Log) denial(d Denial) *Record {
 	return r
 }
 
+// Part has denials that follow make new records, in the stead of joining those that are there: what judges them has
+// changed.
+func (l *Log) Part(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushAll(now, 0)
+}
+
 // Tick tells what grew since it was told last. Call it about every second.
 func (l *Log) Tick(now time.Time) {
 	l.mu.Lock()

@@ -58,7 +58,7 @@ func Run(ctx context.Context, o Options) error {
 	u.node, err = runtime.Open(ctx, o.Instance, runtime.Options{Bridge: o.Bridge,
 		LogGroup: LogGroup, LogRate: LogRate, Resolv: u.services.resolv, Extend: u.services.extend,
 		Rewrite:  func(s *cluster.State) (*cluster.State, error) { return u.rollouts.Rewrite(s) },
-		Enforced: func(s *cluster.State) { u.rollouts.Enforced(s) }})
+		Enforced: u.enforced})
 	if err != nil {
 		return err
 	}
@@ -294,6 +294,12 @@ func count(n int, noun string) string {
 		noun += "s"
 	}
 	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// enforced takes note that policies are in force.
+func (u *upRun) enforced(s *cluster.State) {
+	u.flows.log.Part(time.Now())
+	u.rollouts.Enforced(s)
 }
 
 // observe reports what the kernel tells.
