@@ -81,11 +81,13 @@ type town struct {
 	work   *sync.WaitGroup
 }
 
-func newTown(t *testing.T) *town {
+func newTown(t *testing.T) *town { t.Helper(); return townOf(t, rolloutTown) }
+
+func townOf(t *testing.T, manifests string) *town {
 	t.Helper()
 	t.Parallel() // they mostly wait
 	w := &town{machine: newMachine(t), spaces: map[string]*netns.NS{}, work: &sync.WaitGroup{}}
-	w.write("town.yaml", rolloutTown)
+	w.write("town.yaml", manifests)
 	w.u = w.up()
 	w.u.await("pods started")
 	var cancel context.CancelFunc

@@ -134,7 +134,8 @@ func (d *Driver) Follow(specs []*rollout.Spec, now time.Time) {
 	for _, r := range d.sorted() {
 		d.follow(r, now)
 	}
-	d.save(now)
+	d.applied = false
+	_ = d.save(now) // told, and tried again: nothing is in force of what begins before it is on disk
 }
 
 func (d *Driver) drop(r *driven, now time.Time) {
@@ -250,7 +251,7 @@ func (d *Driver) Views() (now, past []View) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range d.sorted() {
-		v := View{Status: r.status, InForce: d.applied, Selected: len(r.selected), Differs: d.differs(r)}
+		v := View{Status: r.status, InForce: d.applied && (r.living || !r.status.Active()), Selected: len(r.selected), Differs: d.differs(r)}
 		if r.spec != nil {
 			for _, s := range r.spec.Steps {
 				v.Steps = append(v.Steps, s.String())
