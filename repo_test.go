@@ -69,7 +69,7 @@ var mayImport = map[string]string{
 	"internal/near":                    "",
 	"internal/report":                  "",
 	"internal/lint":                    "label flow policy cluster eval service manifest near report",
-	"internal/policytest":              "label flow policy cluster eval service manifest source/dir query explain reach near report",
+	"internal/policytest":              "label flow policy cluster eval service rollout manifest source/dir query explain reach near report",
 	"internal/podspec":                 "",
 	"internal/echo":                    "flow cluster",
 	"internal/podnet":                  "dataplane netns",

@@ -43,6 +43,17 @@ spec:
     ports: [{port: sql}]
 `
 
+// change takes the database's policy away and closes the web.
+const change = `
+apiVersion: ringfence.dev/v1alpha1
+kind: PolicyRollout
+metadata: {name: r}
+spec:
+  policies:
+  - {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web, namespace: a}, spec: {podSelector: {matchLabels: {app: web}}}}
+  remove: [{kind: NetworkPolicy, namespace: a, name: db}]
+`
+
 // run runs a document in a folder with the manifests, the policies and the further files.
 func run(t *testing.T, r Runner, doc string, files map[string]string) *Report {
 	t.Helper()
@@ -89,13 +100,14 @@ func TestWhatHoldsHolds(t *testing.T) {
 		`{candidate: [a/db], cases: [{from: a/job, to: "a/db:5432", want: allow, candidate: deny}]`,
 		`{candidate: ["!a/db"], cases: [{from: a/job, to: "a/db:5432", want: deny, candidate: allow}]`,
 		`{candidate: [../new.yaml], cases: [{from: a/web, to: "a/db:8080", want: deny, candidate: allow}, {from: a/web, to: "a/db:sql", want: allow, candidate: deny}]`,
+		`{candidate: [../rollout.yaml], cases: [{from: a/job, to: "a/db:5432", want: deny, candidate: allow}, {from: a/job, to: "a/web:80", want: allow, candidate: deny}]`,
 		`{invariants: [{only: "a/web -> a/db:5432"}, {only: "a/* -> a/db"}, {never: "any !a/web -> a/db"}, {never: "world -> a/db"}, {never: "* -> a/db:8080"}]`,
 		`{invariants: [{always: "a/web -> a/db:sql"}, {always: "a/web -> a/db"}, {always: "* -> world:all"}, {always: "a/db -> any"}, {never: "a/web -> a/db:all"}]`,
 		`{invariants: [{always: "{env=prod}/app=web -> a/db:sql"}, {never: "{env=dev}/* -> {env=prod}/app=db"}, {never: "203.0.113.9 -> a/db"}]`,
 	} {
 		t.Run(test, func(t *testing.T) {
 			r := run(t, Runner{}, "kind: PolicyTest\ntests:\n- "+strings.Replace(test, "{", "{name: x, ", 1)+"}\n",
-				map[string]string{"new.yaml": strings.Replace(policies, "sql", "admin", 1)})
+				map[string]string{"new.yaml": strings.Replace(policies, "sql", "admin", 1), "rollout.yaml": change})
 			if !r.OK() {
 				t.Errorf("it fails:\n%s", told(r))
 			}
@@ -126,6 +138,8 @@ func TestWhatIsWrongFails(t *testing.T) {
 		{`patch: [{namespace: c, labels: {app: web}}], cases: [{from: a/web, to: "a/db:5432", want: allow}]`, `no namespace is called "c"`},
 		{`candidate: [a/bd], cases: [{from: a/web, to: "a/db:5432", want: allow, candidate: allow}]`, `no policy is called "a/bd"; did you mean "a/db"?`},
 		{`candidate: [a/db], cases: [{from: a/job, to: "a/db:5432", want: allow, candidate: allow}]`, "with the candidate: want allow, got deny"},
+		{`candidate: [../rollout.yaml], cases: [{from: a/job, to: "a/db:5432", want: deny, candidate: deny}]`, "rollout r removes NetworkPolicy a/other, which is not there"},
+		{`candidate: [manifests.yaml], cases: [{from: a/job, to: "a/db:5432", want: deny, candidate: deny}]`, "the file holds no policy"},
 		{`invariants: [{only: "a/web -> a/db:8080"}]`, "x: a/web -> a/db: also allowed: 5432, by a/db ingress[0]"},
 		{`invariants: [{only: "a/job -> a/db"}]`, "x: a/web -> a/db: allowed: 5432, by a/db ingress[0]"},
 		{`invariants: [{never: "a/* -> a/db:sql"}]`, "x: a/web -> a/db: port sql is allowed, by a/db ingress[0]"},
@@ -141,7 +155,8 @@ func TestWhatIsWrongFails(t *testing.T) {
 		{`invariants: [{never: "any !any -> a/db"}]`, "nothing is left"},
 	} {
 		t.Run(test.test, func(t *testing.T) {
-			r := run(t, Runner{}, "kind: PolicyTest\ntests:\n- name: x\n  "+strings.NewReplacer(", cases:", "\n  cases:", "], invariants:", "]\n  invariants:").Replace(test.test), nil)
+			r := run(t, Runner{}, "kind: PolicyTest\ntests:\n- name: x\n  "+strings.NewReplacer(", cases:", "\n  cases:", "], invariants:", "]\n  invariants:").Replace(test.test),
+				map[string]string{"rollout.yaml": strings.Replace(change, "name: db", "name: other", 1)})
 			if got := told(r); r.OK() || r.Broken() || !strings.Contains(got, test.want) {
 				t.Errorf("ok %t, broken %t; got\n%swant %s", r.OK(), r.Broken(), got, test.want)
 			}

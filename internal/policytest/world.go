@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/query"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/service"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 )
@@ -283,8 +284,8 @@ func (r *Runner) candidate(w world, d Doc, path string, entries []string) (inFor
 			if len(result.Problems) > 0 {
 				return w, w, result.Problems, nil
 			}
-			for _, p := range result.Objects.Policies {
-				would.objects.Policies = append(without(would.objects.Policies, func(q *policy.Policy) bool { return sameName(p, q) }), p)
+			if err := would.change(w, result); err != nil {
+				return w, w, nil, manifest.Problem{File: d.File, Line: d.spec.LineOf(where), Field: where, Message: err.Error()}
 			}
 			continue
 		}
@@ -302,12 +303,30 @@ func (r *Runner) candidate(w world, d Doc, path string, entries []string) (inFor
 	return inForce, would, nil, nil
 }
 
-func isFile(entry string) bool {
-	return slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry))
+// change makes what a file says of policies, and of rollouts, come true.
+func (w *world) change(inForce world, r manifest.Result) error {
+	policies := r.Objects.Policies
+	for _, c := range r.Rollouts {
+		policies = append(policies, c.Policies...)
+		for _, ref := range c.Remove {
+			named := func(p *policy.Policy) bool { return rollout.RefOf(p) == ref }
+			if !slices.ContainsFunc(inForce.objects.Policies, named) {
+				return fmt.Errorf("rollout %s removes %s, which is not there", c.Name, ref)
+			}
+			w.objects.Policies = without(w.objects.Policies, named)
+		}
+	}
+	if len(policies)+len(r.Rollouts) == 0 {
+		return fmt.Errorf("the file holds no policy")
+	}
+	for _, p := range policies {
+		w.objects.Policies = append(without(w.objects.Policies, func(q *policy.Policy) bool { return rollout.RefOf(p) == rollout.RefOf(q) }), p)
+	}
+	return nil
 }
 
-func sameName(a, b *policy.Policy) bool {
-	return a.Kind() == b.Kind() && a.Namespace == b.Namespace && a.Name == b.Name
+func isFile(entry string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry))
 }
 
 func without(policies []*policy.Policy, out func(*policy.Policy) bool) []*policy.Policy {
