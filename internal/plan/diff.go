@@ -378,22 +378,18 @@ func (c *comparison) newChange(r reason, ports []reach.Ports, g rectangle) Chang
 
 // names says a set of classes by the names of wholes where they are whole.
 func (c *comparison) names(set []int) []string {
-	all := map[string]int{}
-	for i := range c.classes {
-		if c.classes[i].stays() {
-			all[c.classes[i].name]++
-		}
-	}
 	in := map[string]int{}
 	for _, i := range set {
 		in[c.classes[i].name]++
 	}
 	var names []string
+	said := map[string]bool{}
 	for _, i := range set {
 		k := &c.classes[i]
-		if in[k.name] < all[k.name] {
+		if in[k.name] < c.parts[k.name] {
 			names = append(names, k.part)
-		} else if !slices.Contains(names, k.name) {
+		} else if !said[k.name] {
+			said[k.name] = true
 			names = append(names, k.name)
 		}
 	}

@@ -149,6 +149,7 @@ type comparison struct {
 	maps    [2]*reach.Map
 	classes []class
 	plan    *Plan
+	parts   map[string]int // how many classes that stay each whole has
 	index   partyIndex
 	samples []reach.Sample
 	diffs   map[diffKey][]portChange

@@ -403,13 +403,15 @@ func (p *Plan) byNamespace(names []string) []some {
 func (c *comparison) everyone() {
 	p := c.plan
 	p.namespace, p.workloads = map[string]int{}, map[string]bool{}
-	seen := map[string]bool{}
+	c.parts = map[string]int{}
 	for i := range c.classes {
 		k := &c.classes[i]
-		if seen[k.name] || !k.stays() {
+		if !k.stays() {
 			continue
 		}
-		seen[k.name] = true
+		if c.parts[k.name]++; c.parts[k.name] > 1 {
+			continue
+		}
 		p.parties = append(p.parties, k.name)
 		if k.kind == reach.Workload {
 			p.workloads[k.name] = true
