@@ -117,7 +117,7 @@ func (c *Compiler) assign(w resigning, id uint32) {
 
 // members returns the addresses and prefixes that change, what is inside another one before it.
 func (c *Compiler) members() []classes.Member {
-	members := c.scratch.members[:0]
+	members := slices.Grow(c.scratch.members[:0], len(c.pending.hosts)+len(c.pending.regions))
 	for _, t := range c.pending.hosts {
 		x := c.hosts.At(t.host)
 		m := classes.Member{Host: true, Prefix: netip.PrefixFrom(x.addr, x.addr.BitLen()), From: t.identity, To: c.identityOf(x),
