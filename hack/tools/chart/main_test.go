@@ -55,6 +55,7 @@ func object[T any](t *testing.T, kind string, v values) *T {
 var variants = map[string]values{
 	"as it comes":  {},
 	"without cni":  {"cni": values{"enabled": false}},
+	"unknown open": {"agent": values{"unknownPods": "allow"}},
 	"without keep": {"cni": values{"keep": false, "confFile": "10-pods.conflist"}},
 	"uninstall":    {"uninstall": true},
 	"all set":      {"agent": values{"podCIDRs": []any{"10.0.0.0/8", "fd00::/8"}, "extraArgs": []any{"--x=y"}}, "image": values{"pullSecrets": []any{values{"name": "s"}}}, "podLabels": values{"a": "b"}, "podAnnotations": values{"c": "d"}},
@@ -106,7 +107,7 @@ func TestRolesOnlyReadAndReport(t *testing.T) {
 
 func TestContainers(t *testing.T) {
 	for name, want := range map[string]string{
-		"as it comes": "install-cni agent keep-cni", "without cni": "agent", "without keep": "install-cni agent", "uninstall": "uninstall",
+		"as it comes": "install-cni agent keep-cni", "without cni": "agent", "unknown open": "agent", "without keep": "install-cni agent", "uninstall": "uninstall",
 	} {
 		pod := object[appsv1.DaemonSet](t, "DaemonSet", variants[name]).Spec.Template.Spec
 		var names []string
