@@ -82,6 +82,7 @@ var mayImport = map[string]string{
 	"bench/edits":                      "",
 	"bench/labmanifests":               "",
 	"hack/testsummary":                 "",
+	"hack/tools/agnhost":               "",
 	"hack/tools/chart":                 "",
 	"hack/tools/image":                 "",
 	"hack/tools/conformance":           "",

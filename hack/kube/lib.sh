@@ -5,6 +5,8 @@
 # HARNESS     default ../shared/kube, beside the repository; NODES, CNI_MODE, PROXY_MODE and LAB_HOME are its settings
 # IMAGE       default ringfence:VERSION, built here
 # DEPLOY=0    Ringfence is in the cluster already: neither put it there nor take it away
+# SCTP=skip   where the kernel has no SCTP sockets: leave out what needs them. Otherwise, in the harness's cluster, a program
+#             with raw sockets stands in for them (hack/tools/agnhost); in other clusters it is left out anyway
 # KEEP=1      leave the cluster as it is at the end, to look at it
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -45,6 +47,20 @@ start() {
     private_folders
   fi
   if [ "${DEPLOY:-1}" = 1 ]; then deploy; fi
+}
+
+# sctp: can what needs SCTP be tested? Call it after start.
+sctp() {
+  if grep -q '^SCTP ' /proc/net/protocols; then return 0; fi
+  if [ "${SCTP:-}" = skip ] || ! lab; then
+    say "left out: SCTP, which this kernel has not"
+    return 1
+  fi
+  local n out=$root/bin/agnhost-sctp.tar
+  (cd "$root/hack/tools" && CGO_ENABLED=0 $GO build -trimpath -o "$root/bin/agnhost" ./agnhost)
+  "$root/bin/agnhost" -add-to "$LAB_HOME/images/agnhost.tar" -o "$out"
+  for n in $(seq "$NODES"); do in_node "$n" ctr -n k8s.io images import "$out" >/dev/null; done
+  say "this kernel has no SCTP sockets: raw ones stand in for them"
 }
 
 # lab: is it the harness's cluster that is tested?

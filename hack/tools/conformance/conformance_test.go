@@ -88,11 +88,14 @@ func features() sets.Set[suite.SupportedFeature] {
 	return all
 }
 
+// skipped are the tests that make SCTP connections, among others.
 func skipped() []string {
 	var names []string
 	for _, test := range tests.ConformanceTests {
-		if *noSCTP && strings.Contains(test.ShortName, "SCTP") {
-			names = append(names, test.ShortName)
+		for _, sctp := range []string{"SCTP", "Gress", "InlineCIDRPeers", "NodePeers"} {
+			if *noSCTP && strings.Contains(test.ShortName, sctp) {
+				names = append(names, test.ShortName)
+			}
 		}
 	}
 	return names
