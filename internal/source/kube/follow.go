@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -117,8 +118,17 @@ func (k *kind) failed(err error) {
 		set(Unreachable, k.name, "")
 	case apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err): // the reflector lists anew
 	default:
-		set(Unreachable, k.name, err.Error())
+		set(Unreachable, k.name, textOf(err))
 	}
+}
+
+// textOf leaves out which request it was that failed: each has another timeout in its address, and would seem to be news.
+func textOf(err error) string {
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	return err.Error()
 }
 
 func (k *kind) first() {

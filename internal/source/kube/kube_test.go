@@ -3,6 +3,7 @@ package kube
 import (
 	"errors"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -277,7 +278,7 @@ func TestWhatIsKnownStaysWhileTheAPIIsAway(t *testing.T) {
 	watches := make(chan *watch.FakeWatcher, 10)
 	w.client.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
 		if away.Load() {
-			return true, nil, errors.New("connection refused")
+			return true, nil, &url.Error{Op: "Get", URL: "https://api/pods?timeout=" + time.Now().String(), Err: errors.New("connection refused")}
 		}
 		return false, nil, nil
 	})
@@ -293,7 +294,7 @@ func TestWhatIsKnownStaysWhileTheAPIIsAway(t *testing.T) {
 	w.until("the pod is there", func() bool { return w.have.Pods[web] != nil })
 	away.Store(true)
 	(<-watches).Error(&metav1.Status{Status: metav1.StatusFailure, Code: 410, Reason: metav1.StatusReasonGone})
-	w.until("it is said", func() bool { return strings.Contains(w.condition(Unreachable), "connection refused") })
+	w.until("it is said", func() bool { return w.condition(Unreachable) == "pods: connection refused" })
 	if w.have.Pods[web] == nil {
 		t.Error("the pod is gone with the API")
 	}
