@@ -1,5 +1,5 @@
 // Command testsummary reads the output of go test -json and prints it for people: a line for each package, the
-// output of what failed, and what was skipped with its reason.
+// output of what failed, what was skipped with its reason, and where tests that draw by chance began.
 package main
 
 import (
@@ -54,6 +54,7 @@ func (r *result) add(e event) {
 	case "pass":
 		if e.Test != "" {
 			r.passed++
+			r.tell(e, r.output[key])
 		} else {
 			fmt.Printf("ok      %6.1fs  %s\n", e.Elapsed, e.Package)
 		}
@@ -70,6 +71,15 @@ func (r *result) add(e event) {
 		fmt.Printf("FAIL    %6.1fs  %s\n%s", e.Elapsed, key, strings.Join(r.output[key], ""))
 	case "build-fail":
 		fmt.Print(strings.Join(r.output[key], ""))
+	}
+}
+
+// tell prints the seeds that a test logged, so that also a run that found nothing can be repeated.
+func (r *result) tell(e event, output []string) {
+	for _, line := range output {
+		if strings.Contains(line, "-seed ") {
+			fmt.Printf("seed             %s %s: %s\n", e.Package, e.Test, strings.TrimSpace(line))
+		}
 	}
 }
 

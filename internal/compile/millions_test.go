@@ -1,8 +1,11 @@
 package compile_test
 
 import (
+	"cmp"
 	"flag"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,7 +20,7 @@ import (
 )
 
 var (
-	checks = flag.Int("checks", 200_000, "how many (state, change, connection) TestMillions compares")
+	checks = flag.Int("checks", 0, "how many (state, change, connection) TestMillions compares; 0: RINGFENCE_CHECKS, else 200,000")
 	seed   = flag.Int("seed", 0, "where TestMillions begins, to repeat a failure; 0: anywhere")
 )
 
@@ -47,9 +50,10 @@ func TestMillions(t *testing.T) {
 	if first == 0 {
 		first = int(time.Now().UnixNano() & (1<<40 - 1))
 	}
-	t.Logf("-checks %d -seed %d", *checks, first)
+	wanted := checksWanted(t)
+	t.Logf("-checks %d -seed %d", wanted, first)
 	done, changes := 0, 0
-	for n := first; done < *checks; n++ {
+	for n := first; done < wanted; n++ {
 		x := stories.Example(n)
 		done += x.check(t, n)
 		changes += len(x.states) - 1
@@ -58,6 +62,17 @@ func TestMillions(t *testing.T) {
 		}
 	}
 	t.Logf("%d comparisons after %d changes of %d clusters, no difference", done, changes, changes/4)
+}
+
+func checksWanted(t *testing.T) int {
+	if *checks != 0 {
+		return *checks
+	}
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("RINGFENCE_CHECKS"), "200000"))
+	if err != nil {
+		t.Fatalf("RINGFENCE_CHECKS: %v", err)
+	}
+	return n
 }
 
 // check follows a story and returns how many connections it compared.
