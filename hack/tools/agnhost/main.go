@@ -111,7 +111,7 @@ func connect(args []string) error {
 	}
 	answer := make([]byte, 2048)
 	for {
-		n, err := c.Read(answer)
+		n, _, err := c.ReadFromIP(answer) // Read would return the IP header too
 		if os.IsTimeout(err) {
 			return fmt.Errorf("TIMEOUT")
 		}
