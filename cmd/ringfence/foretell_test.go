@@ -22,7 +22,7 @@ func TestAuditForetellsEnforcement(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := changes{rand.New(rand.NewPCG(seed, 1))}
 	w := townOf(t, manyPods+strings.Join(random.policies("policy"), "---\n"))
-	const rounds = 4
+	const rounds = 3
 	differences := 0
 	for round := range rounds {
 		text := fmt.Sprintf("apiVersion: ringfence.dev/v1alpha1\nkind: PolicyRollout\nmetadata: {name: change}\nspec:\n"+

@@ -220,7 +220,7 @@ func TestAuditShowsExactlyTheRightConnections(t *testing.T) {
 		open = append(open, w.mustReach(pod, "shop/db", 5432))
 	}
 	w.traffic()
-	audit := "[{audit: {for: 3s}}, {enforce: {percent: 100}}]"
+	audit := "[{audit: {for: 2s}}, {enforce: {percent: 100}}]"
 	for _, c := range []struct {
 		what, candidate string
 		phase           rollout.Phase
@@ -333,7 +333,7 @@ func TestCanaryThatOpensPauses(t *testing.T) {
 func TestHarmlessRolloutGoesThrough(t *testing.T) {
 	w := newTown(t)
 	w.traffic()
-	steps := "[{audit: {for: 2s}}, {enforce: {percent: 10, for: 2s}}, {pause: {for: 1s}}, {enforce: {percent: 100, for: 2s}}]"
+	steps := "[{audit: {for: 1s}}, {enforce: {percent: 10, for: 1s}}, {pause: {for: 1s}}, {enforce: {percent: 100, for: 1s}}]"
 	w.write("rollout.yaml", rolloutOf(allowsDNS, steps))
 	w.mustAwait("it begins", func() bool { return w.change().Phase != "" })
 	out, code := w.ringfence("rollout", "status", "-w")
@@ -391,8 +391,8 @@ func TestKilledDuringRollout(t *testing.T) {
 		"  analysis: {newlyDenied: {then: Ignore}}\n") // as the test itself tries what is to be denied
 	w.mustAwait("it begins", func() bool { return w.change().Phase != "" })
 	step := 0
-	for i := range 8 {
-		time.Sleep(time.Duration(150+i*83) * time.Millisecond) // any moment
+	for i := range 6 {
+		time.Sleep(time.Duration(150+i*113) * time.Millisecond) // any moment
 		w.u.kill()
 		before := w.change()
 		if before.Step < step || before.Phase == rollout.RolledBack {
@@ -445,7 +445,7 @@ func TestCanaryExample(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.ReplaceAll(string(data), "20s", "2s")
+		return strings.ReplaceAll(string(data), "20s", "1s")
 	}
 	w := townOf(t, read("workloads.yaml")+"---\n"+read("policies.yaml"))
 	for _, c := range []struct {
