@@ -31,6 +31,8 @@ type kind struct {
 	drop func(key string)
 	// optional: the kind may be unknown to the API, and then has no objects.
 	optional bool
+	// seen is told up to which resource version all is passed on; may be nil.
+	seen func(version string)
 	// kept reports whether an object that is deleted is to stay in force, and why; may be nil.
 	kept func(ctx context.Context) string
 
@@ -157,7 +159,16 @@ func (k *kind) take(o any) error {
 	}
 	k.have[key] = true
 	k.set(k.trim(o))
+	if m, err := meta.Accessor(o); err == nil {
+		k.saw(m.GetResourceVersion())
+	}
 	return nil
+}
+
+func (k *kind) saw(version string) {
+	if k.seen != nil {
+		k.seen(version)
+	}
 }
 
 // Delete implements cache.ReflectorStore.
@@ -182,7 +193,7 @@ func (k *kind) forget(key string) {
 }
 
 // Replace implements cache.ReflectorStore.
-func (k *kind) Replace(list []any, _ string) error {
+func (k *kind) Replace(list []any, version string) error {
 	gone := k.have
 	k.have = make(map[string]bool, len(list))
 	for _, o := range list {
@@ -197,6 +208,7 @@ func (k *kind) Replace(list []any, _ string) error {
 	for key := range gone {
 		k.drop(key)
 	}
+	k.saw(version) // and not those of the objects, which come in any order
 	k.answered(nil)
 	k.first()
 	return nil

@@ -48,11 +48,16 @@ func (s *Source) allKinds() []*kind {
 	nodes := newKind(s, "nodes", c, c.CoreV1().Nodes())
 	nodes.trim, nodes.set, nodes.drop = trimNode, s.setNode, s.dropNode
 	policies := newKind(s, "networkpolicies", c, c.NetworkingV1().NetworkPolicies(""))
-	policies.trim, policies.set, policies.drop = trimPolicy, s.setPolicy, s.dropPolicy
+	policies.trim, policies.set, policies.drop, policies.seen = trimPolicy, s.setPolicy, s.dropPolicy, s.sawUpTo(policies.name)
 	wide := newKind(s, clusterPolicies.Resource, s.options.Dynamic, s.options.Dynamic.Resource(clusterPolicies))
 	wide.trim, wide.set, wide.drop = trimClusterPolicy, s.setClusterPolicy, s.dropPolicy
-	wide.optional, wide.kept = true, s.definitionGoes
+	wide.optional, wide.kept, wide.seen = true, s.definitionGoes, s.sawUpTo(wide.name)
 	return []*kind{pods, namespaces, nodes, policies, wide}
+}
+
+// sawUpTo returns what notes up to which resource version a kind is passed on.
+func (s *Source) sawUpTo(kind string) func(version string) {
+	return func(version string) { s.change(func(b *Batch) { b.Observed[kind] = version }) }
 }
 
 // definitionGoes says why a ClusterNetworkPolicy that is deleted stays in force: nobody deleted it, but the definition of
@@ -233,12 +238,13 @@ func (s *Source) setNode(o any) {
 	}
 	now := r.Objects.Nodes[0]
 	if old, known := s.nodes[n.Name]; known && old.Labels == now.Labels && slices.Equal(old.Addresses, now.Addresses) &&
-		slices.Equal(s.NodeRanges(n.Name), r.Objects.PodRanges) {
+		slices.Equal(s.NodeRanges(n.Name), r.Objects.PodRanges) && s.NodeUID(n.Name) == string(n.UID) {
 		return
 	}
 	s.nodes[n.Name] = &now
 	s.change(func(b *Batch) {
 		b.Nodes[n.Name] = &now
+		s.nodeUIDs[n.Name] = string(n.UID)
 		s.setNodeRanges(n.Name, r.Objects.PodRanges)
 	})
 }
@@ -247,6 +253,7 @@ func (s *Source) dropNode(name string) {
 	delete(s.nodes, name)
 	s.change(func(b *Batch) {
 		b.Nodes[name] = nil
+		delete(s.nodeUIDs, name)
 		s.setNodeRanges(name, nil)
 	})
 }

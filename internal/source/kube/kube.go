@@ -63,6 +63,9 @@ type Batch struct {
 	Ranges     []netip.Prefix // all prefixes that pods get their addresses from; only where RangesChanged
 	// RangesChanged: Ranges are other ones than before.
 	RangesChanged bool
+	// Observed says, by kind of policy ("networkpolicies", "clusternetworkpolicies"), up to which resource version of the
+	// API everything is in this batch or in earlier ones; only where that changed.
+	Observed map[string]string
 }
 
 // PolicyKey names a policy: a NetworkPolicy by namespace and name, a ClusterNetworkPolicy by its name.
@@ -70,7 +73,7 @@ type PolicyKey = cluster.Key
 
 func newBatch() Batch {
 	return Batch{Pods: map[cluster.Key]*Pod{}, Namespaces: map[string]*cluster.Namespace{}, Nodes: map[string]*cluster.Node{},
-		Policies: map[PolicyKey]*Policy{}}
+		Policies: map[PolicyKey]*Policy{}, Observed: map[string]string{}}
 }
 
 // Source follows an API. Make one with New; its methods may be called from any goroutine.
@@ -85,6 +88,7 @@ type Source struct {
 	waiting    int // kinds whose first list has not come
 	ranges     map[string][]netip.Prefix
 	nodeRanges map[string][]netip.Prefix
+	nodeUIDs   map[string]string
 	conditions conditions
 
 	pods  map[cluster.Key]*Pod // as passed on last; only the goroutine of their kind looks at these
@@ -97,7 +101,7 @@ func New(o Options) *Source {
 		o.Retry = time.Second
 	}
 	s := &Source{options: o, changed: make(chan struct{}, 1), synced: make(chan struct{}), batch: newBatch(), ranges: map[string][]netip.Prefix{},
-		nodeRanges: map[string][]netip.Prefix{}, conditions: conditions{changed: make(chan struct{}, 1)},
+		nodeRanges: map[string][]netip.Prefix{}, nodeUIDs: map[string]string{}, conditions: conditions{changed: make(chan struct{}, 1)},
 		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{}}
 	s.setRanges("options", o.Ranges)
 	s.kinds = s.allKinds()
@@ -151,6 +155,20 @@ func (s *Source) NodeRanges(node string) []netip.Prefix {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.nodeRanges[node]
+}
+
+// NodeUID returns the UID of a node's object, "" while it is not known.
+func (s *Source) NodeUID(node string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodeUIDs[node]
+}
+
+// NodeCount returns how many nodes there are.
+func (s *Source) NodeCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.nodeUIDs)
 }
 
 // change notes changes of objects, and that they can be taken.

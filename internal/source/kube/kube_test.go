@@ -2,6 +2,7 @@ package kube
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -101,6 +102,7 @@ func (w *world) take() {
 	merge(w.have.Namespaces, b.Namespaces)
 	merge(w.have.Nodes, b.Nodes)
 	merge(w.have.Policies, b.Policies)
+	maps.Copy(w.have.Observed, b.Observed)
 	if b.RangesChanged {
 		w.have.Ranges = b.Ranges
 	}
@@ -250,6 +252,26 @@ func TestMalformedPoliciesAreStoodInFor(t *testing.T) {
 	w.until("all is right", func() bool {
 		return w.have.Policies[np].Defect == "" && w.have.Policies[wide] == nil && w.condition(Malformed) == ""
 	})
+}
+
+// What is seen of policies is told with the resource version that it is up to, and never before them.
+func TestResourceVersionsAreOfWhatWasTaken(t *testing.T) {
+	w := newWorld(t, networkPolicy("np"), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1"}})
+	w.run()
+	np := PolicyKey{Namespace: "shop", Name: "np"}
+	w.until("the policy is there", func() bool { return w.have.Policies[np] != nil })
+	if uid, n := w.source.NodeUID("n1"), w.source.NodeCount(); uid != "u1" || n != 1 {
+		t.Errorf("%d nodes, n1 with UID %q", n, uid)
+	}
+	for _, version := range []string{"42", "43"} {
+		changed := networkPolicy("np")
+		changed.ResourceVersion, changed.Generation = version, int64(len(w.have.Observed)+1)
+		w.must(w.client.NetworkingV1().NetworkPolicies("shop").Update(t.Context(), changed, metav1.UpdateOptions{}))
+		w.until("its version is seen", func() bool { return w.have.Observed["networkpolicies"] == version })
+		if g := w.have.Policies[np].Generation; g != changed.Generation {
+			t.Errorf("version %s is said to be seen, and generation %d is there", version, g)
+		}
+	}
 }
 
 // The definition of ClusterNetworkPolicies may come later. When it goes, the API deletes the policies first: they stay.
