@@ -42,7 +42,8 @@ var mayImport = map[string]string{
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
 	"internal/source/kube":             "cluster policy manifest",
-	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube netns cni",
+	"internal/inforce":                 "",
+	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce netns cni",
 	"internal/source/git":              "manifest source/dir",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
@@ -84,6 +85,7 @@ var mayImport = map[string]string{
 	"hack/testsummary":                 "",
 	"hack/tools/agnhost":               "",
 	"hack/tools/chart":                 "",
+	"hack/tools/crd":                   "",
 	"hack/tools/image":                 "",
 	"hack/tools/conformance":           "",
 	"bench/engine":                     "flow ruleset compile",
@@ -240,6 +242,30 @@ func exportedReceiver(r *ast.FieldList) bool {
 	}
 	id, ok := e.(*ast.Ident)
 	return ok && id.IsExported()
+}
+
+// TestDefinitionsAreFresh compares the digest of the kinds that the definitions of the chart were made from. The same test
+// in hack/tools/crd generates, and needs the generator's modules for it.
+func TestDefinitionsAreFresh(t *testing.T) {
+	sources, err := filepath.Glob("api/v1alpha1/*.go")
+	if err != nil || len(sources) == 0 {
+		t.Fatalf("%d sources of kinds: %v", len(sources), err)
+	}
+	h := sha256.New()
+	for _, path := range sources {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(h, "%s %d\n%s", filepath.Base(path), len(content), content)
+	}
+	text, err := os.ReadFile("deploy/chart/ringfence/templates/crd-nodeenforcements.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("\n# api: sha256:%x\n", h.Sum(nil)); !strings.Contains(string(text), want) {
+		t.Error("api/v1alpha1 has changed since the definitions were generated from it: run make manifests")
+	}
 }
 
 // TestManifestIsFresh compares the digest of the chart that deploy/ringfence.yaml was rendered from. The same test in

@@ -62,6 +62,7 @@ type Agent struct {
 	probed  bool                 // a probe was seen to pass the table
 	told    map[string]bool
 	inForce bool
+	news    chan struct{} // of one place: what is reported may have changed
 	first   chan struct{} // closed with the first time that all is in force
 }
 
@@ -79,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 func newAgent(o Options, n nodeNet, l locator) *Agent {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs})
 	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
-		own: map[string]Condition{}, told: map[string]bool{}, first: make(chan struct{})}
+		own: map[string]Condition{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)
 	a.metrics = newMetrics(a)
 	a.feed.times = a.metrics.observe
@@ -95,6 +96,7 @@ func (a *Agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.tellConditions(ctx) })
 	group.Go(func() error { return a.watchTracking(ctx) })
 	group.Go(func() error { return a.denials.send(ctx) })
+	group.Go(func() error { return a.report(ctx) })
 	group.Go(func() error { return a.enforce(ctx) })
 	return group.Wait()
 }
@@ -220,6 +222,7 @@ func (a *Agent) observe(ev engine.Event) {
 }
 
 func (a *Agent) synced(s engine.Status) {
+	defer a.wakeReporter()
 	a.metrics.applied(s)
 	if s.Err != nil {
 		a.setCondition(NotEnforcing, s.Err.Error())

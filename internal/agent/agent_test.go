@@ -29,6 +29,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/podnet"
 )
@@ -58,7 +59,8 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func options(objects ...runtime.Object) (Options, *fake.Clientset) {
 	client := fake.NewClientset(objects...)
 	wide := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		{Group: "policy.networking.k8s.io", Version: "v1alpha2", Resource: "clusternetworkpolicies"}: "ClusterNetworkPolicyList"})
+		{Group: "policy.networking.k8s.io", Version: "v1alpha2", Resource: "clusternetworkpolicies"}: "ClusterNetworkPolicyList",
+		inforce.Resource: "NodeEnforcementList"})
 	return Options{Node: "n1", Client: client, Dynamic: wide, Log: slog.New(slog.DiscardHandler)}, client
 }
 
@@ -227,6 +229,7 @@ func TestAgentInAKernel(t *testing.T) {
 			must(t, err)
 			m.reaches(db, "unknown") // TCP tries again
 			m.metrics(a)
+			m.reported(o)
 		})
 	}
 }
@@ -239,6 +242,17 @@ func talk(t *testing.T, c net.Conn) {
 	must(t, err)
 	_, err = io.ReadFull(c, make([]byte, 2))
 	must(t, err)
+}
+
+// reported looks at what the API is told.
+func (m *machine) reported(o Options) {
+	m.t.Helper()
+	eventually(m.t, "it is reported what is in force", func() bool {
+		reports, err := inforce.List(m.t.Context(), o.Dynamic)
+		must(m.t, err)
+		r := reports.ByNode["n1"]
+		return r.Ready && r.Message == "" && r.Policies == 1 && r.BootID == bootID() && len(r.Closed)+len(r.Defective)+len(r.Conditions) == 0
+	})
 }
 
 // metrics looks at what Prometheus would be told.

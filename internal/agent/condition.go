@@ -39,6 +39,7 @@ func (a *Agent) setCondition(kind, message string) {
 	a.mu.Unlock()
 	if was || message != "" {
 		a.logConditions()
+		a.wakeReporter()
 	}
 }
 
@@ -64,6 +65,7 @@ func (a *Agent) tellConditions(ctx context.Context) error {
 			return nil
 		case <-a.source.ConditionsChanged():
 			a.logConditions()
+			a.wakeReporter()
 		}
 	}
 }

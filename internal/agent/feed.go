@@ -11,6 +11,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/engine"
+	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
@@ -29,7 +30,10 @@ type feed struct {
 	mu    sync.Mutex
 	own   map[cluster.Key]*ownPod
 	known map[kube.PolicyKey]*kube.Policy // in force
-	times func(what string, took time.Duration)
+	// observed is up to which resource version policies are in force, by kind; digest stands for known.
+	observed map[string]string
+	digest   inforce.Digest
+	times    func(what string, took time.Duration)
 }
 
 // ownPod is a pod of this node with addresses of its own.
@@ -46,7 +50,7 @@ func (p *ownPod) isPlaced() bool { return p.place.at.Interface != "" }
 
 func newFeed(node string, s *kube.Source, l locator) *feed {
 	return &feed{node: node, source: s, locator: l, changed: make(chan struct{}, 1), own: map[cluster.Key]*ownPod{},
-		known: map[kube.PolicyKey]*kube.Policy{}, times: func(string, time.Duration) {}}
+		known: map[kube.PolicyKey]*kube.Policy{}, observed: map[string]string{}, times: func(string, time.Duration) {}}
 }
 
 // Run implements engine.Feed. The source runs elsewhere, as its first list is waited for before there is an engine.
@@ -233,7 +237,13 @@ func (f *feed) findPlaces(changed map[cluster.Key]bool) []*ownPod {
 func (f *feed) done(batch kube.Batch, placed []*ownPod) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	maps.Copy(f.observed, batch.Observed)
 	for key, p := range batch.Policies {
+		for _, toggled := range []*kube.Policy{f.known[key], p} {
+			if toggled != nil {
+				f.digest.Toggle(versionOf(toggled))
+			}
+		}
 		if p == nil {
 			delete(f.known, key)
 		} else {

@@ -4,18 +4,22 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
@@ -138,6 +142,53 @@ func TestPodsAreKnownOnceTheyHaveAPlace(t *testing.T) {
 	ended.Status.Phase = corev1.PodSucceeded
 	f.update(ended)
 	eventually(t, "an ended pod has no address", func() bool { return f.placed(webAddr) == "" })
+}
+
+func TestAReportIsOfWhatIsInForce(t *testing.T) {
+	broken := onlyFrom("web", "db")
+	broken.Name, broken.Generation, broken.Spec.Ingress[0].From[0].PodSelector.MatchLabels["app"] = "broken", 3, "no value: spaces"
+	o, client := options(onlyFrom("db", "web"), broken, apiPod("web", "1", "n1", webAddr), apiPod("far", "3", "n2", farAddr))
+	f := startFed(t, client, o)
+	report := func() (s v1alpha1.NodeEnforcementStatus) {
+		f.feed.report(&s, time.Now())
+		return s
+	}
+	eventually(t, "both policies are in force", func() bool { return report().Policies == 2 })
+	var want inforce.Digest
+	only := inforce.Policy{Kind: "NetworkPolicy", Namespace: "shop", Name: "only"}
+	want.Toggle(only)
+	want.Toggle(inforce.Policy{Kind: "NetworkPolicy", Namespace: "shop", Name: "broken", Generation: 3})
+	r := report()
+	if r.Digest != want.String() {
+		t.Errorf("the digest is %s, want %s", r.Digest, want)
+	}
+	if len(r.Defective) != 1 || r.Defective[0].Name != "broken" || !slices.Equal(r.Closed, []string{"shop/web"}) {
+		t.Errorf("defective are %v, closed %v", r.Defective, r.Closed)
+	}
+	f.wires.plug(webAddr, "veth1", 1)
+	must(t, client.NetworkingV1().NetworkPolicies("shop").Delete(t.Context(), "broken", metav1.DeleteOptions{}))
+	want = 0
+	want.Toggle(only)
+	eventually(t, "it is right", func() bool {
+		r := report()
+		return r.Digest == want.String() && r.Policies == 1 && len(r.Defective)+len(r.Closed) == 0
+	})
+
+	// What the kernel refuses is not in force, whatever the API says.
+	f.kernel.Fail(1, 1)
+	changed := onlyFrom("web", "nobody")
+	changed.Generation = 2
+	_, err := client.NetworkingV1().NetworkPolicies("shop").Update(t.Context(), changed, metav1.UpdateOptions{})
+	must(t, err)
+	eventually(t, "the kernel refuses", func() bool { return f.engine.Status().Err != nil })
+	if r := report(); r.Digest != want.String() {
+		t.Errorf("the digest is %s, want %s as before", r.Digest, want)
+	}
+	f.kernel.Fail(0, 1)
+	want.Toggle(only)
+	only.Generation = 2
+	want.Toggle(only)
+	eventually(t, "it is in force", func() bool { return report().Digest == want.String() })
 }
 
 // An address that leads elsewhere is another pod's, which the API does not know yet, until the API says that its pod was

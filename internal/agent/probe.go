@@ -52,6 +52,7 @@ func (a *Agent) keepProbing(ctx context.Context, dp *nft.Dataplane) error {
 			a.probed = true
 			a.mu.Unlock()
 			a.setCondition(OffPath, "")
+			a.wakeReporter()
 			if first {
 				a.log.Info("a probe showed that packets of pods pass the table")
 			}
