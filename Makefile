@@ -26,8 +26,8 @@ image:          ## write bin/ringfence-image.tar for `ctr -n k8s.io images impor
 		-binary ../../bin/image/$(ARCH)/ringfence -o ../../bin/ringfence-image.tar
 	@echo "bin/ringfence-image.tar holds $(IMAGE) for $(ARCH)"
 
-manifests:      ## render the chart to deploy/ringfence.yaml
-	@cd hack/tools && $(GO) run ./chart -chart ../../deploy/chart/ringfence -o ../../deploy/ringfence.yaml
+manifests:      ## write the definitions of our kinds, and render the chart to deploy/ringfence.yaml
+	@cd hack/tools && $(GO) run ./crd && $(GO) run ./chart -chart ../../deploy/chart/ringfence -o ../../deploy/ringfence.yaml
 
 e2e:            ## the upstream NetworkPolicy e2e, on the cluster of KUBECONFIG or one that ../shared/kube brings up
 	@./hack/kube/e2e
