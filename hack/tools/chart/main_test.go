@@ -95,7 +95,9 @@ func TestRights(t *testing.T) {
 func TestRolesOnlyReadAndReport(t *testing.T) {
 	for _, rule := range object[rbacv1.ClusterRole](t, "ClusterRole", nil).Rules {
 		writes := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v != "list" && v != "watch" && v != "get" })
-		reports := !slices.ContainsFunc(rule.Resources, func(r string) bool { return r != "events" && r != "nodeenforcements" && !strings.HasSuffix(r, "/status") })
+		reports := !slices.ContainsFunc(rule.Resources, func(r string) bool {
+			return r != "events" && r != "nodeenforcements" && !strings.HasSuffix(r, "/status")
+		})
 		if writes && !reports {
 			t.Errorf("%v of %v", rule.Verbs, rule.Resources)
 		}
