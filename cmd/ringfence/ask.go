@@ -15,9 +15,19 @@ type question struct{ from, to, port string }
 // maxAnswers bounds what one question may expand to.
 const maxAnswers = 100_000
 
-// ask judges every connection that q stands for, in the order of the names. A pod's connection to itself is left
-// out where a selector names several pods.
+// ask judges every connection that q stands for.
 func ask(scope query.Scope, q question) ([]eval.Decision, error) {
+	all, err := connections(scope, q)
+	decisions := make([]eval.Decision, len(all))
+	for i, c := range all {
+		decisions[i] = eval.Evaluate(scope.State, c)
+	}
+	return decisions, err
+}
+
+// connections are all that q stands for, in the order of the names, at least one. A pod's connection to itself is left
+// out where a selector names several pods.
+func connections(scope query.Scope, q question) ([]cluster.Connection, error) {
 	from, err := scope.Resolve(q.from)
 	if err != nil {
 		return nil, fmt.Errorf("FROM: %w", err)
@@ -33,11 +43,11 @@ func ask(scope query.Scope, q question) ([]eval.Decision, error) {
 	if len(from)*len(to) > maxAnswers {
 		return nil, fmt.Errorf("%q to %q are %d pairs of pods, more than %d: narrow the selectors", q.from, q.to, len(from)*len(to), maxAnswers)
 	}
-	return askAll(scope.State, from, to)
+	return connect(from, to)
 }
 
-func askAll(s *cluster.State, from []cluster.Party, to []query.Target) ([]eval.Decision, error) {
-	var all []eval.Decision
+func connect(from []cluster.Party, to []query.Target) ([]cluster.Connection, error) {
+	var all []cluster.Connection
 	for _, f := range from {
 		for _, t := range to {
 			if len(from)*len(to) > 1 && f.Endpoint != nil && f.Endpoint == t.To.Endpoint && !t.Translated {
@@ -47,9 +57,7 @@ func askAll(s *cluster.State, from []cluster.Party, to []query.Target) ([]eval.D
 			if err != nil {
 				return nil, err
 			}
-			for _, c := range connections {
-				all = append(all, eval.Evaluate(s, c))
-			}
+			all = append(all, connections...)
 		}
 	}
 	if all == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
 )
@@ -91,7 +92,7 @@ func can(cmd *cobra.Command, in input, args []string, output string) error {
 func answers(decisions []eval.Decision) []answer {
 	var all []answer
 	for _, d := range decisions {
-		a := newAnswer(d)
+		a := newAnswer(d.Connection, d.Flow())
 		if n := len(all); n > 0 && all[n-1] == a {
 			continue
 		}
@@ -106,8 +107,7 @@ func answers(decisions []eval.Decision) []answer {
 	return all
 }
 
-func newAnswer(d eval.Decision) answer {
-	c, f := d.Connection, d.Flow()
+func newAnswer(c cluster.Connection, f flow.Decision) answer {
 	a := answer{From: c.From.String(), To: c.To.String(), Protocol: c.Protocol.String(), Port: c.Port,
 		Allow: f.Verdict == flow.Allow, Verdict: f.Verdict.String(), By: f.Rule.String(), Place: f.Rule.Place()}
 	if c.Protocol == flow.ICMPv6 {

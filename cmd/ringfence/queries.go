@@ -52,9 +52,9 @@ func answerQueries(cmd *cobra.Command, in input, file, output string) error {
 	if err != nil {
 		return err
 	}
-	scope, all, unanswered := loaded.scope(in), make([]any, len(queries)), 0
+	scope, judge, all, unanswered := loaded.scope(in), newJudge(loaded.state), make([]any, len(queries)), 0
 	for i, q := range queries {
-		if all[i], err = q.answer(scope); err != nil {
+		if all[i], err = q.answer(scope, judge); err != nil {
 			all[i] = jsonError{q.ID, err.Error()}
 			unanswered++
 		}
@@ -89,19 +89,22 @@ func readQueries(cmd *cobra.Command, file string) ([]jsonQuery, error) {
 	return queries, nil
 }
 
-func (q jsonQuery) answer(scope query.Scope) (any, error) {
+func (q jsonQuery) answer(scope query.Scope, j *judge) (any, error) {
 	port, err := q.portText()
 	if err != nil {
 		return nil, err
 	}
-	decisions, err := ask(scope, question{withKind(q.From, q.FromKind), withKind(q.To, q.ToKind), port})
+	all, err := connections(scope, question{withKind(q.From, q.FromKind), withKind(q.To, q.ToKind), port})
 	if err != nil {
 		return nil, err
 	}
-	a := newAnswer(decisions[0])
-	for _, d := range decisions { // a denial of one pod or family is the answer for all
-		if b := newAnswer(d); !b.Allow && a.Allow {
-			a = b
+	var a answer
+	for i, c := range all { // a denial of one pod or family is the answer for all
+		if d := j.decide(c); i == 0 || d.Verdict != flow.Allow {
+			a = newAnswer(c, d)
+		}
+		if !a.Allow {
+			break
 		}
 	}
 	a.From, a.To = q.From, q.To
