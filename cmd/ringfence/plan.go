@@ -14,6 +14,8 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/plan"
+	"github.com/ringfence-project/ringfence/internal/plan/gate"
+	"github.com/ringfence-project/ringfence/internal/plan/show"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 	"github.com/ringfence-project/ringfence/internal/source/git"
 )
@@ -72,7 +74,7 @@ instance itself. --flows 7d is --live with --since 7d.
 
 func gateHelp() string {
 	var b strings.Builder
-	for _, g := range plan.Gates {
+	for _, g := range gate.All {
 		fmt.Fprintf(&b, "  %-22s %s\n", g.Name, g.Means)
 	}
 	return strings.TrimSuffix(b.String(), "\n")
@@ -92,14 +94,14 @@ func runPlan(cmd *cobra.Command, o planOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	p, err := plan.Compute(sides[0], sides[1], plan.Options{Flows: recorded, Now: now, Explain: explainWith})
+	p, err := plan.Compute(sides[0], sides[1], plan.Options{Flows: recorded, Explain: explainWith})
 	if err != nil {
 		return err
 	}
-	if err := writePlan(cmd, p, o.output); err != nil {
+	if err := writePlan(cmd, p, o.output, now); err != nil {
 		return err
 	}
-	found, err := p.Fails(o.failOn)
+	found, err := gate.Fails(p, o.failOn)
 	switch {
 	case err != nil:
 		return err
@@ -113,7 +115,7 @@ func runPlan(cmd *cobra.Command, o planOptions, args []string) error {
 
 // check refuses what cannot be meant before anything is read.
 func (o *planOptions) check() error {
-	if _, err := (&plan.Plan{}).Fails(o.failOn); err != nil {
+	if _, err := gate.Fails(&plan.Plan{}, o.failOn); err != nil {
 		return fmt.Errorf("--fail-on: %w", err)
 	}
 	for _, g := range o.failOn {
@@ -124,15 +126,15 @@ func (o *planOptions) check() error {
 	return nil
 }
 
-func writePlan(cmd *cobra.Command, p *plan.Plan, output string) error {
+func writePlan(cmd *cobra.Command, p *plan.Plan, output string, now time.Time) error {
 	w := cmd.OutOrStdout()
 	switch output {
 	case "json", "yaml":
 		return encode(w, output, p)
 	case "markdown":
-		return p.WriteMarkdown(w)
+		return show.Markdown(w, p, show.Options{Now: now})
 	}
-	return p.WriteText(w, plan.TextOptions{Color: colours(w)})
+	return show.Text(w, p, show.Options{Color: colours(w), Now: now})
 }
 
 // sides reads both sides, and says how `ringfence explain` finds the new one.

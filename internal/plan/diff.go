@@ -370,7 +370,7 @@ func (c *comparison) newChange(r reason, ports []reach.Ports, g rectangle) Chang
 	}
 	for _, i := range slices.Concat(g.from, g.to) {
 		k := c.classes[i].kind
-		out.outside = out.outside || k == reach.World || k == reach.Block
+		out.Outside = out.Outside || k == reach.World || k == reach.Block
 	}
 	out.Declared = c.declared(g.to, ports)
 	return out

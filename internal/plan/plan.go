@@ -7,8 +7,8 @@
 // that comes or goes may do is told apart. The tests compare the result with the reference evaluator, one connection
 // after the other.
 //
-// The package is pure: no I/O, goroutine or clock. Compute makes a Plan, which is also the JSON form; WriteText and
-// WriteMarkdown write it for people.
+// The package is pure: no I/O, goroutine or clock. Compute makes a Plan, which is also the JSON form; package
+// show writes it for people, and gate decides whether it may pass.
 package plan
 
 import (
@@ -34,8 +34,6 @@ type Options struct {
 	Reach reach.Options // ranges for pods and nodes without addresses
 	// Flows are recorded connections to hold against the change; nil for none.
 	Flows *Recorded
-	// Now is the time that "ago" counts from.
-	Now time.Time
 	// Explain is what stands between "ringfence explain" and FROM to ask about New, for instance "-f k8s"; "" for nothing.
 	Explain string
 }
@@ -56,11 +54,16 @@ type Plan struct {
 	RiskWhy  []string       `json:"riskWhy,omitempty"`
 	Notices  []string       `json:"notices,omitempty"`
 
-	parties   []string        // all who can be an end of a Change, in order
-	workloads map[string]bool // those of them that are workloads
-	namespace map[string]int  // how many of these each namespace has
-	explain   string
-	now       time.Time
+	// Parties are all who can be an end of a Change, in order: what "everyone" is.
+	Parties []Party `json:"-"`
+
+	explain string
+}
+
+// Party is a workload, a node, a part of the world outside, or unknown pods.
+type Party struct {
+	Name      string
+	Namespace string // of a workload; "" of anything else
 }
 
 // Problem is a manifest that could not be read.
@@ -90,9 +93,11 @@ type Change struct {
 	Seen int       `json:"seen"`
 	Last time.Time `json:"last,omitzero"`
 
+	// Outside: one end is in the world outside.
+	Outside bool `json:"outside,omitempty"`
+
 	from, to []int // classes
 	ports    []reach.Ports
-	outside  bool
 }
 
 // Verb is what a change does to a connection.
@@ -164,7 +169,7 @@ func Compute(old, new Side, o Options) (*Plan, error) {
 
 func compute(old, new Side, o Options) (*Plan, *comparison, error) {
 	p := &Plan{Old: old.Name, New: new.Name, Policies: comparePolicies(old.State, new.State), Objects: []ObjectChange{}, Changes: []Change{},
-		explain: o.Explain, now: o.Now}
+		explain: o.Explain}
 	for i, s := range []Side{old, new} {
 		for _, text := range s.Problems {
 			p.Problems = append(p.Problems, Problem{[]string{"old", "new"}[i], text})
@@ -210,5 +215,24 @@ func (c *comparison) notices() {
 				c.plan.Notices = append(c.plan.Notices, []string{c.plan.Old, c.plan.New}[i]+": "+n)
 			}
 		}
+	}
+}
+
+// everyone notes who can be an end of a change.
+func (c *comparison) everyone() {
+	c.parts = map[string]int{}
+	for i := range c.classes {
+		k := &c.classes[i]
+		if !k.stays() {
+			continue
+		}
+		if c.parts[k.name]++; c.parts[k.name] > 1 {
+			continue
+		}
+		p := Party{Name: k.name}
+		if k.kind == reach.Workload {
+			p.Namespace = namespaceOf(k.name)
+		}
+		c.plan.Parties = append(c.plan.Parties, p)
 	}
 }

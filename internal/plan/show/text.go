@@ -1,4 +1,5 @@
-package plan
+// Package show writes plans for people: as text, and as a comment for a review.
+package show
 
 import (
 	"bufio"
@@ -9,12 +10,14 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/ringfence-project/ringfence/internal/reach"
+	"github.com/ringfence-project/ringfence/internal/plan"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
-// TextOptions says how a plan is written.
-type TextOptions struct {
-	Color bool // for a terminal
+// Options says how a plan is written.
+type Options struct {
+	Color bool      // for a terminal
+	Now   time.Time // that "ago" counts from; zero writes dates
 	// Most is how many changes of each kind are written; 0 is 30. The rest is counted.
 	Most int
 }
@@ -22,8 +25,8 @@ type TextOptions struct {
 // defaultMost is more than anybody reads, and short enough to find the end.
 const defaultMost = 30
 
-// WriteText writes p for people.
-func (p *Plan) WriteText(w io.Writer, o TextOptions) error {
+// Text writes p for people.
+func Text(w io.Writer, p *plan.Plan, o Options) error {
 	if o.Most == 0 {
 		o.Most = defaultMost
 	}
@@ -32,8 +35,8 @@ func (p *Plan) WriteText(w io.Writer, o TextOptions) error {
 	t.policies()
 	t.objects()
 	t.flows()
-	t.changes(NewlyDenied, "Newly denied")
-	t.changes(NewlyAllowed, "Newly allowed")
+	t.changes(plan.NewlyDenied, "Newly denied")
+	t.changes(plan.NewlyAllowed, "Newly allowed")
 	t.summary()
 	return t.w.Flush()
 }
@@ -41,8 +44,8 @@ func (p *Plan) WriteText(w io.Writer, o TextOptions) error {
 // text writes to a bufio.Writer, which keeps the first error until Flush.
 type text struct {
 	w *bufio.Writer
-	p *Plan
-	o TextOptions
+	p *plan.Plan
+	o Options
 }
 
 func (t *text) line(indent int, format string, args ...any) {
@@ -64,11 +67,11 @@ func (t *text) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-func (t *text) sign(op Op) string {
+func (t *text) sign(op plan.Op) string {
 	switch op {
-	case Added:
+	case plan.Added:
 		return t.paint(green, "+")
-	case Removed:
+	case plan.Removed:
 		return t.paint(red, "-")
 	}
 	return t.paint(yellow, "~")
@@ -90,7 +93,7 @@ func (t *text) policies() {
 		if c.Place != "" {
 			place = "  (" + clean(c.Place) + ")"
 		}
-		t.line(0, "%s %s %s%s", t.sign(c.Op), c.Kind, c.fullName(), place)
+		t.line(0, "%s %s %s%s", t.sign(c.Op), c.Kind, fullName(c), place)
 		if c.Defect != "" {
 			t.line(4, "%s %s", t.paint(red, "cannot be read, so it isolates:"), clean(c.Defect))
 		}
@@ -98,39 +101,39 @@ func (t *text) policies() {
 	}
 }
 
-func (c PolicyChange) fullName() string {
+func fullName(c plan.PolicyChange) string {
 	if c.Namespace == "" {
 		return clean(c.Name)
 	}
 	return clean(c.Namespace + "/" + c.Name)
 }
 
-func (t *text) fields(fields []Field) {
+func (t *text) fields(fields []plan.Field) {
 	width := 0
 	for _, f := range fields {
 		width = max(width, len(f.Path))
 	}
 	for _, f := range fields {
-		t.line(4, "%s %-*s  %s", t.sign(f.op()), width, clean(f.Path), f.values("->"))
+		t.line(4, "%s %-*s  %s", t.sign(opOf(f)), width, clean(f.Path), values(f, "->"))
 	}
 }
 
-func (f Field) op() Op {
+func opOf(f plan.Field) plan.Op {
 	switch {
 	case f.Old == "":
-		return Added
+		return plan.Added
 	case f.New == "":
-		return Removed
+		return plan.Removed
 	}
-	return Changed
+	return plan.Changed
 }
 
 // values is "old -> new", or the one that there is.
-func (f Field) values(arrow string) string {
-	switch f.op() {
-	case Added:
+func values(f plan.Field, arrow string) string {
+	switch opOf(f) {
+	case plan.Added:
 		return clean(f.New)
-	case Removed:
+	case plan.Removed:
 		return clean(f.Old)
 	}
 	return clean(f.Old) + " " + arrow + " " + clean(f.New)
@@ -139,23 +142,23 @@ func (f Field) values(arrow string) string {
 func (t *text) objects() {
 	for i, c := range t.p.Objects {
 		if i == t.o.Most {
-			t.line(0, "and %s more", pluralOf(len(t.p.Objects)-i, "workload, namespace or node", "workloads, namespaces and nodes"))
+			t.line(0, "and %s more", words.Plural(len(t.p.Objects)-i, "workload, namespace or node", "workloads, namespaces and nodes"))
 			return
 		}
-		t.line(0, "%s %s %s%s", t.sign(c.Op), c.Kind, clean(c.Name), c.pods())
+		t.line(0, "%s %s %s%s", t.sign(c.Op), c.Kind, clean(c.Name), pods(c))
 		t.fields(c.Fields)
 	}
 }
 
 // pods is how the number of a workload's pods changes.
-func (c ObjectChange) pods() string {
+func pods(c plan.ObjectChange) string {
 	switch {
 	case c.Kind != "workload":
 		return ""
-	case c.Op == Added:
-		return "  " + counted(c.PodsAfter, "pod")
-	case c.Op == Removed:
-		return "  " + counted(c.PodsBefore, "pod")
+	case c.Op == plan.Added:
+		return "  " + words.Counted(c.PodsAfter, "pod")
+	case c.Op == plan.Removed:
+		return "  " + words.Counted(c.PodsBefore, "pod")
 	case c.PodsBefore != c.PodsAfter:
 		return fmt.Sprintf("  pods %d -> %d", c.PodsBefore, c.PodsAfter)
 	}
@@ -167,13 +170,13 @@ func (t *text) flows() {
 	if f == nil {
 		return
 	}
-	t.line(0, "%s: %s", t.paint(bold, "Effect on connections really seen"), f.window(t.p.now))
+	t.line(0, "%s: %s", t.paint(bold, "Effect on connections really seen"), window(f, t.o.Now))
 	for i, s := range f.Breaks {
 		if i == t.o.Most {
-			t.line(2, "%s", t.paint(red, fmt.Sprintf("and %s of other kinds WOULD BREAK", counted(sumOf(f.Breaks[i:]), "connection"))))
+			t.line(2, "%s", t.paint(red, fmt.Sprintf("and %s of other kinds WOULD BREAK", words.Counted(plan.Total(f.Breaks[i:]), "connection"))))
 			break
 		}
-		t.line(2, "%s  %s", t.paint(red, "WOULD BREAK"), s.line(t.p.now))
+		t.line(2, "%s  %s", t.paint(red, "WOULD BREAK"), seenLine(s, t.o.Now))
 		if s.Lost != "" {
 			t.line(15, "lost: %s", clean(s.Lost))
 		}
@@ -183,73 +186,49 @@ func (t *text) flows() {
 	}
 	for i, s := range f.Opens {
 		if i == t.o.Most {
-			t.line(2, "and %s of other kinds would be let through", counted(sumOf(f.Opens[i:]), "denial"))
+			t.line(2, "and %s of other kinds would be let through", words.Counted(plan.Total(f.Opens[i:]), "denial"))
 			break
 		}
-		t.line(2, "%s        %s, denied until now", t.paint(green, "opens"), s.line(t.p.now))
+		t.line(2, "%s        %s, denied until now", t.paint(green, "opens"), seenLine(s, t.o.Now))
 	}
 	for _, u := range f.Uncertain {
-		t.line(2, "%s    %s %s: for instance %s", t.paint(yellow, "uncertain"), counted(u.Connections, "connection"), clean(u.Reason), clean(strings.Join(u.Examples, "; ")))
+		t.line(2, "%s    %s %s: for instance %s", t.paint(yellow, "uncertain"), words.Counted(u.Connections, "connection"), clean(u.Reason), clean(strings.Join(u.Examples, "; ")))
 	}
 	if f.Lost > 0 {
-		t.line(2, "%s    records were lost %s: there may be more", t.paint(yellow, "uncertain"), pluralOf(int(f.Lost), "time", "times"))
+		t.line(2, "%s    records were lost %s: there may be more", t.paint(yellow, "uncertain"), words.Plural(int(f.Lost), "time", "times"))
 	}
 	if f.Same > 0 || len(f.Breaks)+len(f.Opens)+len(f.Uncertain) == 0 {
-		t.line(2, "as before    %s", counted(f.Same, "connection"))
+		t.line(2, "as before    %s", words.Counted(f.Same, "connection"))
 	}
 }
 
 // window is what was recorded: how much and of which time.
-func (f *Effect) window(now time.Time) string {
+func window(f *plan.Effect, now time.Time) string {
 	if f.Connections == 0 {
 		return "none recorded in " + clean(f.Source)
 	}
-	s := fmt.Sprintf("%s in %s, from %s to %s", counted(f.Connections, "connection"), clean(f.Source), ago(f.First, now), ago(f.Last, now))
+	s := fmt.Sprintf("%s in %s, from %s to %s", words.Counted(f.Connections, "connection"), clean(f.Source), words.Ago(f.First, now), words.Ago(f.Last, now))
 	if !f.Since.IsZero() && f.First.Sub(f.Since) > now.Sub(f.Since)/10 {
-		s += fmt.Sprintf("; nothing older, though %s was asked for", span(now.Sub(f.Since)))
+		s += fmt.Sprintf("; nothing older, though %s was asked for", words.Span(now.Sub(f.Since)))
 	}
 	return s
 }
 
-func (s Seen) line(now time.Time) string {
-	text := fmt.Sprintf("%s -> %s  %s  %s, last %s", clean(s.From), clean(s.To), strings.TrimSuffix(s.Port, "/tcp"), counted(s.Connections, "connection"), ago(s.Last, now))
+func seenLine(s plan.Seen, now time.Time) string {
+	text := fmt.Sprintf("%s -> %s  %s  %s, last %s", clean(s.From), clean(s.To), strings.TrimSuffix(s.Port, "/tcp"), words.Counted(s.Connections, "connection"), words.Ago(s.Last, now))
 	if s.By.Verdict == "allow" && s.Answered == 0 {
 		text += ", never answered"
 	}
 	return text
 }
 
-// ago is a time as people say it.
-func ago(t, now time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	if now.IsZero() || t.After(now.Add(time.Minute)) {
-		return t.UTC().Format("2006-01-02 15:04 MST")
-	}
-	return span(now.Sub(t)) + " ago"
-}
-
-// span is a duration as people say it.
-func span(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", max(0, int(d/time.Second)))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int(d/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int(d/time.Hour))
-	}
-	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
-}
-
-func (t *text) changes(verb Verb, title string) {
-	all := t.p.of(verb)
+func (t *text) changes(verb plan.Verb, title string) {
+	all := of(t.p, verb)
 	if len(all) == 0 {
 		return
 	}
 	code := red
-	if verb == NewlyAllowed {
+	if verb == plan.NewlyAllowed {
 		code = green
 	}
 	t.line(0, "%s", t.paint(code, title))
@@ -259,24 +238,24 @@ func (t *text) changes(verb Verb, title string) {
 			for _, c := range all[i:] {
 				pairs += c.Pairs
 			}
-			t.line(2, "and %s with %s: -o json has all", pluralOf(len(all)-i, "change", "changes"), counted(pairs, "pair"))
+			t.line(2, "and %s with %s: -o json has all", words.Plural(len(all)-i, "change", "changes"), words.Counted(pairs, "pair"))
 			return
 		}
-		t.line(2, "%s -> %s  %s%s", clean(t.p.ends(c.From, c.To)), clean(t.p.ends(c.To, nil)), c.portsText(), t.seen(c))
-		t.line(6, "before  %s", clean(c.Old.sentence()))
-		t.line(6, "now     %s", clean(c.New.sentence()))
+		t.line(2, "%s -> %s  %s%s", clean(ends(t.p, c.From, c.To)), clean(ends(t.p, c.To, nil)), portsText(c), t.seen(c))
+		t.line(6, "before  %s", clean(sentence(c.Old)))
+		t.line(6, "now     %s", clean(sentence(c.New)))
 		if c.Lost != "" {
 			t.line(6, "lost    %s", clean(c.Lost))
 		}
 	}
 }
 
-func (p *Plan) of(verb Verb) []Change {
-	return slices.DeleteFunc(slices.Clone(p.Changes), func(c Change) bool { return c.Effect != verb })
+func of(p *plan.Plan, verb plan.Verb) []plan.Change {
+	return slices.DeleteFunc(slices.Clone(p.Changes), func(c plan.Change) bool { return c.Effect != verb })
 }
 
 // portsText is the ports, with those that somebody listens on where that is not the same.
-func (c Change) portsText() string {
+func portsText(c plan.Change) string {
 	s := c.Ports
 	if c.Declared != "" && c.Declared != c.Ports {
 		s += " (declared: " + c.Declared + ")"
@@ -287,18 +266,18 @@ func (c Change) portsText() string {
 	return s
 }
 
-func (t *text) seen(c Change) string {
+func (t *text) seen(c plan.Change) string {
 	switch {
 	case t.p.Flows == nil:
 		return ""
 	case c.Seen == 0:
 		return "  never seen"
 	}
-	return fmt.Sprintf("  seen %s, last %s", pluralOf(c.Seen, "time", "times"), ago(c.Last, t.p.now))
+	return fmt.Sprintf("  seen %s, last %s", words.Plural(c.Seen, "time", "times"), words.Ago(c.Last, t.o.Now))
 }
 
 // sentence is "allowed by shop/db ingress[0] (db.yaml:12)".
-func (d Decided) sentence() string {
+func sentence(d plan.Decided) string {
 	if d.Verdict == "allow" && d.Rule == nil {
 		return "allowed, as no policy is about it"
 	}
@@ -313,21 +292,21 @@ func (t *text) summary() {
 	if len(t.p.Changes) == 0 {
 		t.line(0, "No connection between what stays fares otherwise.")
 	}
-	t.line(0, "Reachable pairs %s -> %s   workloads touched %s   namespaces %d", thousands(r.Before), thousands(r.After), thousands(len(r.Workloads)), len(r.Namespaces))
-	code := map[Risk]string{Low: green, Medium: yellow, High: red}[t.p.Risk]
-	t.line(0, "Plan: %s.  Risk %s%s", t.p.counts(), t.paint(code, string(t.p.Risk)), t.p.why())
+	t.line(0, "Reachable pairs %s -> %s   workloads touched %s   namespaces %d", words.Thousands(r.Before), words.Thousands(r.After), words.Thousands(len(r.Workloads)), len(r.Namespaces))
+	code := map[plan.Risk]string{plan.Low: green, plan.Medium: yellow, plan.High: red}[t.p.Risk]
+	t.line(0, "Plan: %s.  Risk %s%s", counts(t.p), t.paint(code, string(t.p.Risk)), why(t.p))
 }
 
 // counts is "1 add, 1 change, 0 remove".
-func (p *Plan) counts() string {
-	n := map[Op]int{}
+func counts(p *plan.Plan) string {
+	n := map[plan.Op]int{}
 	for _, c := range p.Policies {
 		n[c.Op]++
 	}
-	return fmt.Sprintf("%d add, %d change, %d remove", n[Added], n[Changed], n[Removed])
+	return fmt.Sprintf("%d add, %d change, %d remove", n[plan.Added], n[plan.Changed], n[plan.Removed])
 }
 
-func (p *Plan) why() string {
+func why(p *plan.Plan) string {
 	if len(p.RiskWhy) == 0 {
 		return "."
 	}
@@ -339,15 +318,15 @@ const fewEnds = 5
 
 // ends says a list of ends in short: whole namespaces as one, everybody as such. Of clients, their only server is not
 // missed: it is no client of its own.
-func (p *Plan) ends(names, servers []string) string {
+func ends(p *plan.Plan, names, servers []string) string {
 	in := map[string]bool{}
 	for _, n := range names {
 		in[n] = true
 	}
 	var missing []string
-	for _, n := range p.parties {
-		if !in[n] && !(len(servers) == 1 && servers[0] == n) {
-			missing = append(missing, n)
+	for _, n := range p.Parties {
+		if !in[n.Name] && !(len(servers) == 1 && servers[0] == n.Name) {
+			missing = append(missing, n.Name)
 		}
 	}
 	if len(names) > fewEnds && len(missing) <= min(3, len(names)/3) {
@@ -358,7 +337,7 @@ func (p *Plan) ends(names, servers []string) string {
 	}
 	var short []string
 	rest := 0
-	for _, s := range p.byNamespace(names) {
+	for _, s := range byNamespace(p, names) {
 		if len(short) < fewEnds {
 			short = append(short, s.text)
 		} else {
@@ -377,19 +356,21 @@ type some struct {
 }
 
 // byNamespace makes one of all workloads of a namespace, if they are more than two.
-func (p *Plan) byNamespace(names []string) []some {
-	count := map[string]int{}
+func byNamespace(p *plan.Plan, names []string) []some {
+	namespace, whole, count := map[string]string{}, map[string]int{}, map[string]int{}
+	for _, n := range p.Parties {
+		namespace[n.Name] = n.Namespace
+		whole[n.Namespace]++
+	}
 	for _, n := range names {
-		if p.workloads[n] {
-			count[namespaceOf(n)]++
-		}
+		count[namespace[n]]++
 	}
 	var out []some
 	done := map[string]bool{}
 	for _, n := range names {
-		ns := namespaceOf(n)
+		ns := namespace[n]
 		switch {
-		case !p.workloads[n] || count[ns] < p.namespace[ns] || count[ns] < 3:
+		case ns == "" || count[ns] < whole[ns] || count[ns] < 3:
 			out = append(out, some{n, 1})
 		case !done[ns]:
 			done[ns] = true
@@ -397,27 +378,6 @@ func (p *Plan) byNamespace(names []string) []some {
 		}
 	}
 	return out
-}
-
-// everyone notes who can be an end of a change.
-func (c *comparison) everyone() {
-	p := c.plan
-	p.namespace, p.workloads = map[string]int{}, map[string]bool{}
-	c.parts = map[string]int{}
-	for i := range c.classes {
-		k := &c.classes[i]
-		if !k.stays() {
-			continue
-		}
-		if c.parts[k.name]++; c.parts[k.name] > 1 {
-			continue
-		}
-		p.parties = append(p.parties, k.name)
-		if k.kind == reach.Workload {
-			p.workloads[k.name] = true
-			p.namespace[namespaceOf(k.name)]++
-		}
-	}
 }
 
 // clean makes text that others wrote harmless for a terminal.

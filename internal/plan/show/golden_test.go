@@ -1,4 +1,4 @@
-package plan_test
+package show_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/plan"
+	"github.com/ringfence-project/ringfence/internal/plan/show"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -81,7 +82,7 @@ func planOf(t *testing.T, a *txtar.Archive) *plan.Plan {
 			o.Flows = &plan.Recorded{Source: "flows.json", Records: records(t, string(f.Data))}
 		}
 	}
-	o.Now, o.Explain = now, "-f new"
+	o.Explain = "-f new"
 	var sides [2]plan.Side
 	for i, b := range bundles {
 		r := b.Finish(manifest.Options{})
@@ -152,7 +153,7 @@ func recorded(text string) flowlog.End {
 func text(t *testing.T, p *plan.Plan) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := p.WriteText(&b, plan.TextOptions{}); err != nil {
+	if err := show.Text(&b, p, show.Options{Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -161,7 +162,7 @@ func text(t *testing.T, p *plan.Plan) string {
 func comment(t *testing.T, p *plan.Plan) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := p.WriteMarkdown(&b); err != nil {
+	if err := show.Markdown(&b, p, show.Options{Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()

@@ -1,15 +1,19 @@
-package plan
+package show
 
 import (
 	"bufio"
 	"fmt"
 	"io"
 	"strings"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/plan"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
-// WriteMarkdown writes p as a comment for a review.
-func (p *Plan) WriteMarkdown(w io.Writer) error {
-	m := &markdown{bufio.NewWriter(w), p}
+// Markdown writes p as a comment for a review. Of the options, only Now counts.
+func Markdown(w io.Writer, p *plan.Plan, o Options) error {
+	m := &markdown{bufio.NewWriter(w), p, o.Now}
 	m.printf("### Ringfence plan: %s → %s, risk %s\n\n", code(p.Old), code(p.New), p.Risk)
 	if len(p.RiskWhy) > 0 {
 		m.printf("%s.\n\n", capital(strings.Join(p.RiskWhy, "; ")))
@@ -23,11 +27,11 @@ func (p *Plan) WriteMarkdown(w io.Writer) error {
 		m.printf("\n")
 	}
 	m.flows()
-	m.changes(NewlyDenied, "Newly denied")
-	m.changes(NewlyAllowed, "Newly allowed")
+	m.changes(plan.NewlyDenied, "Newly denied")
+	m.changes(plan.NewlyAllowed, "Newly allowed")
 	m.objects()
 	m.printf("Reachable pairs %s → %s, workloads touched %s, namespaces %d. Policies: %s.\n",
-		thousands(p.Radius.Before), thousands(p.Radius.After), thousands(len(p.Radius.Workloads)), len(p.Radius.Namespaces), p.counts())
+		words.Thousands(p.Radius.Before), words.Thousands(p.Radius.After), words.Thousands(len(p.Radius.Workloads)), len(p.Radius.Namespaces), counts(p))
 	for _, n := range p.Notices {
 		m.printf("\nNote: %s.\n", code(n))
 	}
@@ -36,8 +40,9 @@ func (p *Plan) WriteMarkdown(w io.Writer) error {
 
 // markdown writes to a bufio.Writer, which keeps the first error until Flush.
 type markdown struct {
-	w *bufio.Writer
-	p *Plan
+	w   *bufio.Writer
+	p   *plan.Plan
+	now time.Time
 }
 
 func (m *markdown) printf(format string, args ...any) { fmt.Fprintf(m.w, format, args...) }
@@ -64,7 +69,7 @@ func (m *markdown) table(header string, lines []string) {
 	for i, l := range lines {
 		switch {
 		case i == maxRows:
-			m.printf("\n%s more are left out.\n", thousands(len(lines)-i))
+			m.printf("\n%s more are left out.\n", words.Thousands(len(lines)-i))
 		case i > maxRows:
 		case i == rows && len(lines) > rows+3:
 			m.printf("\n<details><summary>%d more</summary>\n\n%s", min(len(lines), maxRows)-i, head)
@@ -87,15 +92,15 @@ func (m *markdown) flows() {
 	if f == nil {
 		return
 	}
-	m.printf("#### Recorded connections\n\n%s.\n\n", capital(f.window(m.p.now)))
+	m.printf("#### Recorded connections\n\n%s.\n\n", capital(window(f, m.now)))
 	var lines []string
-	add := func(what string, s Seen) {
-		why := "denied until now; now " + code(s.New.sentence())
+	add := func(what string, s plan.Seen) {
+		why := "denied until now; now " + code(sentence(s.New))
 		if s.Lost != "" {
 			why = "lost: " + code(s.Lost)
 		}
 		lines = append(lines, fmt.Sprintf("%s | %s → %s | %s | %s | %s | %s", what, code(s.From), code(s.To), code(strings.TrimSuffix(s.Port, "/tcp")),
-			thousands(s.Connections), ago(s.Last, m.p.now), why))
+			words.Thousands(s.Connections), words.Ago(s.Last, m.now), why))
 	}
 	for _, s := range f.Breaks {
 		add("❌ **would break**", s)
@@ -104,21 +109,21 @@ func (m *markdown) flows() {
 		add("✅ opens", s)
 	}
 	for _, u := range f.Uncertain {
-		lines = append(lines, fmt.Sprintf("❔ uncertain | %s | | %s | %s | %s", code(strings.Join(u.Examples, "; ")), thousands(u.Connections), ago(u.Last, m.p.now), code(u.Reason)))
+		lines = append(lines, fmt.Sprintf("❔ uncertain | %s | | %s | %s | %s", code(strings.Join(u.Examples, "; ")), words.Thousands(u.Connections), words.Ago(u.Last, m.now), code(u.Reason)))
 	}
 	if len(lines) > 0 {
 		m.table(" | connection | port | times | last | why", lines)
 	}
 	if f.Lost > 0 {
-		m.printf("Records were lost %s: there may be more.\n\n", pluralOf(int(f.Lost), "time", "times"))
+		m.printf("Records were lost %s: there may be more.\n\n", words.Plural(int(f.Lost), "time", "times"))
 	}
 	if f.Same > 0 {
-		m.printf("%s as before.\n\n", capital(counted(f.Same, "connection")))
+		m.printf("%s as before.\n\n", capital(words.Counted(f.Same, "connection")))
 	}
 }
 
-func (m *markdown) changes(verb Verb, title string) {
-	all := m.p.of(verb)
+func (m *markdown) changes(verb plan.Verb, title string) {
+	all := of(m.p, verb)
 	if len(all) == 0 {
 		return
 	}
@@ -129,24 +134,24 @@ func (m *markdown) changes(verb Verb, title string) {
 	}
 	var lines []string
 	for _, c := range all {
-		now := code(c.New.sentence())
+		now := code(sentence(c.New))
 		if c.Lost != "" {
 			now += "<br>lost: " + code(c.Lost)
 		}
-		l := fmt.Sprintf("%s | %s | %s | %s | %s", code(m.p.ends(c.From, c.To)), code(m.p.ends(c.To, nil)), code(c.portsText()), code(c.Old.sentence()), now)
+		l := fmt.Sprintf("%s | %s | %s | %s | %s", code(ends(m.p, c.From, c.To)), code(ends(m.p, c.To, nil)), code(portsText(c)), code(sentence(c.Old)), now)
 		switch {
 		case m.p.Flows == nil:
 		case c.Seen == 0:
 			l += " | never"
 		default:
-			l += fmt.Sprintf(" | %s, last %s", pluralOf(c.Seen, "time", "times"), ago(c.Last, m.p.now))
+			l += fmt.Sprintf(" | %s, last %s", words.Plural(c.Seen, "time", "times"), words.Ago(c.Last, m.now))
 		}
 		lines = append(lines, l)
 	}
 	m.table(header, lines)
 }
 
-var verbs = map[Op]string{Added: "added", Changed: "changed", Removed: "removed"}
+var verbs = map[plan.Op]string{plan.Added: "added", plan.Changed: "changed", plan.Removed: "removed"}
 
 // objects lists policies and other objects.
 func (m *markdown) objects() {
@@ -156,7 +161,7 @@ func (m *markdown) objects() {
 		if c.Defect != "" {
 			what = "**cannot be read, so it isolates**: " + code(c.Defect)
 		}
-		name := c.Kind + " " + code(c.fullName())
+		name := c.Kind + " " + code(fullName(c))
 		if c.Place != "" {
 			name += " (" + code(c.Place) + ")"
 		}
@@ -164,7 +169,7 @@ func (m *markdown) objects() {
 	}
 	for _, c := range m.p.Objects {
 		what := fieldLines(c.Fields)
-		if pods := strings.TrimSpace(c.pods()); pods != "" {
+		if pods := strings.TrimSpace(pods(c)); pods != "" {
 			what = strings.TrimSuffix(pods+"<br>"+what, "<br>")
 		}
 		lines = append(lines, fmt.Sprintf("%s | %s %s | %s", verbs[c.Op], c.Kind, code(c.Name), what))
@@ -176,13 +181,13 @@ func (m *markdown) objects() {
 	m.table(" | object | what", lines)
 }
 
-func fieldLines(fields []Field) string {
+func fieldLines(fields []plan.Field) string {
 	var out []string
 	for _, f := range fields {
-		switch f.op() {
-		case Added:
+		switch opOf(f) {
+		case plan.Added:
 			out = append(out, code(f.Path)+" added: "+code(f.New))
-		case Removed:
+		case plan.Removed:
 			out = append(out, code(f.Path)+" removed: "+code(f.Old))
 		default:
 			out = append(out, code(f.Path)+": "+code(f.Old)+" → "+code(f.New))
