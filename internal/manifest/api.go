@@ -49,6 +49,13 @@ func (b *Bundle) AddNode(n *corev1.Node) {
 	b.collect(o)
 }
 
+// AddService adds an object of the API.
+func (b *Bundle) AddService(s *corev1.Service) {
+	o := fromAPI("Service", s)
+	b.takeService(o, s)
+	b.collect(o)
+}
+
 // AddUnreadable adds a policy of the API, of one of the two policy kinds, that could not even be decoded. Its stand-in
 // denies all that a policy of this kind and namespace can be about.
 func (b *Bundle) AddUnreadable(kind string, key cluster.Key, why error) {

@@ -23,9 +23,10 @@ import (
 
 // definitions are where the API keeps the definitions of kinds.
 var (
-	definitions       = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	clusterPolicies   = schema.GroupVersionResource{Group: v1alpha2.GroupName, Version: "v1alpha2", Resource: "clusternetworkpolicies"}
-	clusterDefinition = clusterPolicies.Resource + "." + clusterPolicies.Group
+	definitions = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	// ClusterPolicies is where the API keeps ClusterNetworkPolicies.
+	ClusterPolicies   = schema.GroupVersionResource{Group: v1alpha2.GroupName, Version: "v1alpha2", Resource: "clusternetworkpolicies"}
+	clusterDefinition = ClusterPolicies.Resource + "." + ClusterPolicies.Group
 )
 
 // listWatcher is what all clients of client-go are.
@@ -49,7 +50,7 @@ func (s *Source) allKinds() []*kind {
 	nodes.trim, nodes.set, nodes.drop = trimNode, s.setNode, s.dropNode
 	policies := newKind(s, "networkpolicies", c, c.NetworkingV1().NetworkPolicies(""))
 	policies.trim, policies.set, policies.drop, policies.seen = trimPolicy, s.setPolicy, s.dropPolicy, s.sawUpTo(policies.name)
-	wide := newKind(s, clusterPolicies.Resource, s.options.Dynamic, s.options.Dynamic.Resource(clusterPolicies))
+	wide := newKind(s, ClusterPolicies.Resource, s.options.Dynamic, s.options.Dynamic.Resource(ClusterPolicies))
 	wide.trim, wide.set, wide.drop = trimClusterPolicy, s.setClusterPolicy, s.dropPolicy
 	wide.optional, wide.kept, wide.seen = true, s.definitionGoes, s.sawUpTo(wide.name)
 	return []*kind{pods, namespaces, nodes, policies, wide}
@@ -283,13 +284,17 @@ func (s *Source) setClusterPolicy(o any) {
 		return
 	}
 	b := manifest.NewBundle()
+	addClusterPolicy(b, u)
+	s.passPolicy("ClusterNetworkPolicy", u, b)
+}
+
+func addClusterPolicy(b *manifest.Bundle, u *unstructured.Unstructured) {
 	var cnp v1alpha2.ClusterNetworkPolicy
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &cnp); err != nil {
 		b.AddUnreadable("ClusterNetworkPolicy", cluster.Key{Name: u.GetName()}, err)
-	} else {
-		b.AddClusterNetworkPolicy(&cnp)
+		return
 	}
-	s.passPolicy("ClusterNetworkPolicy", u, b)
+	b.AddClusterNetworkPolicy(&cnp)
 }
 
 func (s *Source) passPolicy(kind string, m metav1.Object, b *manifest.Bundle) {

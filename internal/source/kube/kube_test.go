@@ -25,6 +25,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/manifest"
 )
 
 // world is an API and a source that follows it, with what the source has said so far.
@@ -42,12 +43,12 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
 	w := &world{t: t, client: fake.NewClientset(objects...), have: newBatch()}
 	w.wide = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		clusterPolicies: "ClusterNetworkPolicyList", definitions: "CustomResourceDefinitionList"})
-	w.wide.PrependReactor("list", clusterPolicies.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
+		ClusterPolicies: "ClusterNetworkPolicyList", definitions: "CustomResourceDefinitionList"})
+	w.wide.PrependReactor("list", ClusterPolicies.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
 		if w.installed.Load() {
 			return false, nil, nil
 		}
-		return true, nil, apierrors.NewNotFound(clusterPolicies.GroupResource(), "")
+		return true, nil, apierrors.NewNotFound(ClusterPolicies.GroupResource(), "")
 	})
 	w.wide.PrependReactor("get", definitions.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
 		d := &unstructured.Unstructured{}
@@ -160,7 +161,7 @@ func TestAWholeClusterComesFirst(t *testing.T) {
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.1.0.0/24"}},
 			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}}})
 	w.installed.Store(true)
-	w.must(w.wide.Resource(clusterPolicies).Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
+	w.must(w.wide.Resource(ClusterPolicies).Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
 	var open atomic.Bool
 	w.client.PrependReactor("list", "networkpolicies", func(k8stesting.Action) (bool, runtime.Object, error) {
 		if open.Load() {
@@ -231,7 +232,7 @@ func TestMalformedPodsAreFenced(t *testing.T) {
 func TestMalformedPoliciesAreStoodInFor(t *testing.T) {
 	w := newWorld(t, networkPolicy("np", networkingv1.NetworkPolicyPeer{}))
 	w.installed.Store(true)
-	w.must(w.wide.Resource(clusterPolicies).Create(t.Context(), clusterPolicy("wide", "a word"), metav1.CreateOptions{}))
+	w.must(w.wide.Resource(ClusterPolicies).Create(t.Context(), clusterPolicy("wide", "a word"), metav1.CreateOptions{}))
 	w.run()
 	np, wide := PolicyKey{Namespace: "shop", Name: "np"}, PolicyKey{Name: "wide"}
 	w.until("both are there", func() bool { return w.have.Policies[np] != nil && w.have.Policies[wide] != nil })
@@ -248,7 +249,7 @@ func TestMalformedPoliciesAreStoodInFor(t *testing.T) {
 		t.Errorf("conditions are of %q, want %q", objects, want)
 	}
 	w.must(w.client.NetworkingV1().NetworkPolicies("shop").Update(t.Context(), networkPolicy("np"), metav1.UpdateOptions{}))
-	w.must(nil, w.wide.Resource(clusterPolicies).Delete(t.Context(), "wide", metav1.DeleteOptions{}))
+	w.must(nil, w.wide.Resource(ClusterPolicies).Delete(t.Context(), "wide", metav1.DeleteOptions{}))
 	w.until("all is right", func() bool {
 		return w.have.Policies[np].Defect == "" && w.have.Policies[wide] == nil && w.condition(Malformed) == ""
 	})
@@ -274,13 +275,44 @@ func TestResourceVersionsAreOfWhatWasTaken(t *testing.T) {
 	}
 }
 
+func TestRead(t *testing.T) {
+	w := newWorld(t, pod("web", "10.1.0.1"), networkPolicy("np"), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.9.0.1", ClusterIPs: []string{"10.9.0.1"}, Ports: []corev1.ServicePort{{Port: 80}}}})
+	for _, installed := range []bool{false, true} {
+		want := []string{"NetworkPolicy shop/np"}
+		if installed {
+			w.installed.Store(true)
+			w.must(w.wide.Resource(ClusterPolicies).Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
+			want = append(want, "ClusterNetworkPolicy /guard")
+		}
+		s, err := Read(t.Context(), w.source.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var have []string
+		for _, p := range s.Policies {
+			have = append(have, p.Kind+" "+p.Key.String())
+		}
+		r := s.Bundle.Finish(manifest.Options{})
+		if !slices.Equal(have, want) || len(r.Objects.Policies) != len(want) || len(r.Objects.Endpoints) != 1 || len(r.Services) != 1 {
+			t.Errorf("it has %v, %+v", have, r)
+		}
+	}
+	w.client.PrependReactor("list", "services", func(k8stesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "services"}, "", errors.New("no right"))
+	})
+	if _, err := Read(t.Context(), w.source.options); err == nil || !strings.HasPrefix(err.Error(), "list services: ") {
+		t.Errorf("what may not be listed: %v", err)
+	}
+}
+
 // The definition of ClusterNetworkPolicies may come later. When it goes, the API deletes the policies first: they stay.
 func TestTheDefinitionComesAndGoes(t *testing.T) {
 	w := newWorld(t)
 	w.run()
 	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "once their definition is installed") })
 	<-w.source.Synced()
-	wide := w.wide.Resource(clusterPolicies)
+	wide := w.wide.Resource(ClusterPolicies)
 	w.installed.Store(true)
 	w.must(wide.Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
 	guard := PolicyKey{Name: "guard"}
