@@ -11,6 +11,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/query"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
 // referenceHelp is the part of the help that all commands with FROM and TO share.
@@ -21,19 +22,24 @@ const referenceHelp = `FROM and TO are ` + query.Forms + `:
   'shop/app=web'  'app=web'   every pod that the selector matches, in one namespace or in all; shop/* for all pods
   node/worker-1               a node
   203.0.113.9  2001:db8::1    an address, whoever has it
-PORT is a number (TCP), 53/udp, the name of a port that TO declares, or icmp.`
+PORT is a number (TCP), 53/udp, the name of a port that TO declares, or icmp.
+
+With --kubeconfig or --context, or as kubectl's plugin, and without -f, the cluster is asked in the stead of manifests.`
 
 // input is what commands read manifests with.
 type input struct {
 	manifests []string
 	namespace string
 	keepGoing bool
+	named     bool // the manifests were named as arguments
+	api       apiFlags
 }
 
 func (in *input) flags(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVarP(&in.manifests, "manifests", "f", []string{"."}, "files and folders with manifests; - for stdin")
 	cmd.Flags().StringVarP(&in.namespace, "namespace", "n", "default", "namespace of names without one")
 	in.keepGoingFlag(cmd)
+	in.api.flags(cmd)
 }
 
 func (in *input) keepGoingFlag(cmd *cobra.Command) {
@@ -47,11 +53,37 @@ type loaded struct {
 	state *cluster.State
 }
 
+// isLive reports whether a cluster is asked, in the stead of manifests.
+func (in *input) isLive(cmd *cobra.Command) bool {
+	return in.api.wanted(cmd) && !in.named && !cmd.Flags().Changed("manifests")
+}
+
+// bundle reads the manifests, or the cluster. There, what cannot be read is stood in for as on its nodes, and names
+// without a namespace are of the context's.
+func (in *input) bundle(cmd *cobra.Command) (*manifest.Bundle, error) {
+	if !in.isLive(cmd) {
+		return unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) {
+			return dir.Load(in.manifests, cmd.InOrStdin())
+		})
+	}
+	a, err := in.api.connect()
+	if err != nil {
+		return nil, err
+	}
+	if !cmd.Flags().Changed("namespace") {
+		in.namespace = a.namespace
+	}
+	in.keepGoing = true
+	snapshot, err := kube.Read(cmd.Context(), a.options())
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.Bundle, nil
+}
+
 // load reads the manifests. Problems go to stderr, all of them, and are an error unless --keep-going.
-func (in input) load(cmd *cobra.Command) (*loaded, error) {
-	bundle, err := unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) {
-		return dir.Load(in.manifests, cmd.InOrStdin())
-	})
+func (in *input) load(cmd *cobra.Command) (*loaded, error) {
+	bundle, err := in.bundle(cmd)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -31,17 +32,25 @@ func (f failed) Error() string { return f.message }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second one ends also what waits for its output, which knows no context
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	code := runAs(ctx, filepath.Base(os.Args[0]), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
 // run is main without the process: the tests call it too.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return runAs(ctx, "ringfence", args, stdin, stdout, stderr)
+}
+
+// runAs runs under the name that the program was called by.
+func runAs(ctx context.Context, name string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 && os.Getenv(cniCommand) != "" {
 		args = []string{"cni"}
 	}
 	cmd := newRoot()
+	if name == pluginName {
+		cmd.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl ringfence"}
+	}
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
 	cmd.SetOut(stdout)
@@ -80,6 +89,6 @@ with --detailed-exitcode); 3 wrong usage, bad input or an internal error.`,
 		SilenceErrors: true,
 	}
 	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newLint(), newPlan(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
-		newStatus(), newRollout(), newDoctor(), newAgent(), newCNI(), newShim(), newVersion())
+		newStatus(), newWait(), newRollout(), newDoctor(), newAgent(), newCNI(), newShim(), newVersion())
 	return root
 }

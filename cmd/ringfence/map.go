@@ -23,7 +23,8 @@ func newMap() *cobra.Command {
 		Use:   "map [DIR...]",
 		Short: "Show who can reach whom on which ports, by workload",
 		Long: `Show who can reach whom on which ports, by workload: of manifests, or without DIR of what "ringfence up" runs, and then
-also what was really seen, allowed and denied (json, csv and html).
+also what was really seen, allowed and denied (json, csv and html). With --kubeconfig or --context, or as kubectl's plugin,
+it is of what is in a cluster.
 
 Pods that policies treat alike are one box; so are nodes, and each part of the world outside that policies name. For every
 pair the map has the ports that are allowed, and the rules that allow and deny with their places.
@@ -38,6 +39,10 @@ pair the map has the ports that are allowed, and the rules that allow and deny w
   sudo ringfence map -o html > seen.html
   ringfence map examples/shop -o dot | dot -Tsvg > map.svg`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && in.api.wanted(cmd) {
+				in.manifests = []string{"cluster"}
+				return showMap(cmd, in, output)
+			}
 			if len(args) == 0 {
 				i, err := flags.instance()
 				if err != nil {
@@ -45,11 +50,12 @@ pair the map has the ports that are allowed, and the rules that allow and deny w
 				}
 				return up.WriteMap(cmd.Context(), i.Run, output, cmd.OutOrStdout())
 			}
-			in.manifests = args
+			in.manifests, in.named = args, true
 			return showMap(cmd, in, output)
 		},
 	}
 	in.keepGoingFlag(cmd)
+	in.api.flags(cmd)
 	flags.flags(cmd)
 	outputFlag(cmd, &output, mapview.Formats...)
 	return cmd

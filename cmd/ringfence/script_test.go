@@ -10,7 +10,7 @@ import (
 
 // TestMain lets scripts run this very binary as the command ringfence.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ringfence": main})
+	testscript.Main(m, map[string]func(){"ringfence": main, pluginName: main})
 }
 
 // TestScripts runs the commands as a user would. $EXAMPLES is the repository's examples folder.

@@ -44,16 +44,21 @@ type podStatus struct {
 
 func newStatus() *cobra.Command {
 	var flags instanceFlags
+	var api apiFlags
 	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what runs and what is in force, since when, and what is wrong",
 		Long: `Say what runs and what is in force, since when, and what is wrong: manifests that are bad, with their place, and pods
-that do not run or are not ready.
+that do not run or are not ready. With --kubeconfig or --context, or as kubectl's plugin: of a cluster's nodes, what their
+agents report.
 
 Exit code 1 if something is not as it should be.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if api.wanted(cmd) {
+				return clusterStatus(cmd, api, output)
+			}
 			i, err := flags.instance()
 			if err != nil {
 				return err
@@ -74,7 +79,9 @@ Exit code 1 if something is not as it should be.`,
 		},
 	}
 	flags.flags(cmd)
+	api.flags(cmd)
 	outputFlag(cmd, &output, "text", "json", "yaml")
+	cmd.AddCommand(newStatusPolicies())
 	return cmd
 }
 

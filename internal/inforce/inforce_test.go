@@ -85,14 +85,15 @@ func TestJudge(t *testing.T) {
 		"not to be compared": {report: new(ready("abd")), version: "abc", why: "not reported it in force yet"},
 		"the same policies": {report: new(with(ready("abd"), func(s *status) { s.Digest = Digest(7).String() })),
 			version: "abc"},
-		"not ready": {report: new(with(ready("100"), func(s *status) { s.Ready, s.Message = false, "OffPath: no" })), version: "100", why: "OffPath: no"},
+		"no policies in force": {report: new(with(ready(""), func(s *status) { s.Digest = Digest(0).String() })), version: "100", why: "not reported it"},
+		"not ready":            {report: new(with(ready("100"), func(s *status) { s.Ready, s.Message = false, "OffPath: no" })), version: "100", why: "OffPath: no"},
 		"another start": {report: new(with(ready("100"), func(s *status) { s.BootID = "before" })), version: "100",
 			why: "started anew"},
 		"watch forbidden": {report: new(with(ready("99"), func(s *status) {
 			s.Conditions = []v1alpha1.NodeCondition{{Type: "Forbidden", Object: "networkpolicies", Message: "no right"}}
 		})), version: "100", why: "Forbidden: no right"},
 	} {
-		cluster := Cluster{Nodes: []Node{{"n1", "boot"}}, Reports: map[string]status{}, Digest: 7}
+		cluster := Cluster{Nodes: []Node{{"n1", "boot"}}, Reports: map[string]status{}, Digest: Digest(7).String()}
 		if c.report != nil {
 			cluster.Reports["n1"] = *c.report
 		}

@@ -28,8 +28,8 @@ type Cluster struct {
 	Nodes   []Node
 	Reports map[string]v1alpha1.NodeEnforcementStatus // by node
 	// Digest is of all policies that the API has. It is a second way to see that a policy is in force, for APIs whose
-	// resource versions cannot be compared.
-	Digest Digest
+	// resource versions cannot be compared; "" if it is not known.
+	Digest string
 }
 
 // Missing says why a policy is not known to be in force on a node.
@@ -81,7 +81,7 @@ func (c Cluster) missing(n Node, p Version) string {
 		return "it was started anew, and its agent has not reported since"
 	case !r.Ready:
 		return cmp.Or(r.Message, "its agent is not ready")
-	case r.Digest == c.Digest.String() || c.covers(r, p):
+	case c.Digest != "" && r.Digest == c.Digest || c.covers(r, p):
 		return ""
 	}
 	for _, condition := range r.Conditions {

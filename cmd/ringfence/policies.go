@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/ringfence-project/ringfence/api/v1alpha1"
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
+)
+
+// policiesFlags are what `status policies` and `wait` can be told.
+type policiesFlags struct {
+	apiFlags
+	namespace, nodes, output string
+	all                      bool
+}
+
+func (f *policiesFlags) flags(cmd *cobra.Command) {
+	f.apiFlags.flags(cmd)
+	cmd.Flags().StringVarP(&f.namespace, "namespace", "n", "", "namespace of NetworkPolicies (default: the context's)")
+	cmd.Flags().StringVar(&f.nodes, "nodes", "", "count only nodes with these labels, like role=worker")
+}
+
+func (f *policiesFlags) connect() (*api, error) {
+	a, err := f.apiFlags.connect()
+	if err == nil && f.namespace != "" {
+		a.namespace = f.namespace
+	}
+	return a, err
+}
+
+// policyStatus is a line of `status policies`.
+type policyStatus struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Enforced  bool   `json:"enforced"`
+	inforce.Judgement
+	Pods        int `json:"pods"`        // that the policy selects and that run
+	PodsInForce int `json:"podsInForce"` // of these, on nodes where it is in force
+}
+
+func newStatusPolicies() *cobra.Command {
+	var f policiesFlags
+	cmd := &cobra.Command{
+		Use:   "policies",
+		Short: "Say of each policy of a cluster on how many nodes and pods it is in force",
+		Long: `Say of each policy of a cluster on how many nodes and pods it is in force, as the nodes' agents report it: each writes one
+NodeEnforcement, and this command puts them together. A node that did not report counts as one where nothing is in force.
+
+It needs the right to list nodes, namespaces, pods, services, policies and nodeenforcements.ringfence.dev. Exit code 1 if a
+policy is not in force everywhere.`,
+		Example: `  ringfence status policies -n shop
+  kubectl ringfence status policies -A
+  ringfence status policies -A --context prod -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	f.flags(cmd)
+	cmd.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "policies of all namespaces")
+	outputFlag(cmd, &f.output, "text", "json", "yaml")
+	return cmd
+}
+
+func (f *policiesFlags) run(cmd *cobra.Command) error {
+	a, err := f.connect()
+	if err != nil {
+		return err
+	}
+	namespace := a.namespace
+	if f.all {
+		namespace = ""
+	}
+	all, err := policiesOf(cmd.Context(), a, namespace, f.nodes)
+	if err != nil {
+		return err
+	}
+	if f.output == "text" {
+		err = printPolicies(cmd.OutOrStdout(), all)
+	} else {
+		err = encode(cmd.OutOrStdout(), f.output, all)
+	}
+	if err == nil && slices.ContainsFunc(all, func(p policyStatus) bool { return !p.Enforced }) {
+		return failed{}
+	}
+	return err
+}
+
+// policiesOf judges the ClusterNetworkPolicies and the NetworkPolicies of a namespace, or of all, by kind and name.
+func policiesOf(ctx context.Context, a *api, namespace, nodes string) ([]policyStatus, error) {
+	snapshot, err := kube.Read(ctx, a.options())
+	if err != nil {
+		return nil, err
+	}
+	c, err := clusterOf(ctx, a.client, nodes)
+	if err != nil {
+		return nil, err
+	}
+	reports, err := inforce.List(ctx, a.dynamic)
+	if err != nil {
+		return nil, err
+	}
+	c.Reports = reports.ByNode
+	var digest inforce.Digest
+	for _, p := range snapshot.Policies {
+		digest.Toggle(versionOf(p).Policy)
+	}
+	c.Digest = digest.String()
+	selected, err := newSubjects(snapshot.Bundle.Finish(manifest.Options{}).Objects)
+	if err != nil {
+		return nil, err
+	}
+	all := []policyStatus{}
+	for _, p := range snapshot.Policies {
+		if namespace != "" && p.Key.Namespace != "" && p.Key.Namespace != namespace {
+			continue
+		}
+		s := policyStatus{Kind: p.Kind, Namespace: p.Key.Namespace, Name: p.Key.Name, Judgement: c.Judge(versionOf(p))}
+		s.Enforced = s.Judgement.Enforced()
+		s.Pods, s.PodsInForce = selected.count(p.Key, s.Judgement, c)
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(x, y policyStatus) int {
+		return slices.Compare([]string{x.Kind, x.Namespace, x.Name}, []string{y.Kind, y.Namespace, y.Name})
+	})
+	return all, nil
+}
+
+// clusterOf lists the nodes that have to enforce.
+func clusterOf(ctx context.Context, client kubernetes.Interface, selector string) (inforce.Cluster, error) {
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return inforce.Cluster{}, fmt.Errorf("list nodes: %w", err)
+	}
+	if len(list.Items) == 0 && selector != "" {
+		return inforce.Cluster{}, fmt.Errorf("--nodes %q: no node has these labels", selector)
+	}
+	var c inforce.Cluster
+	for _, n := range list.Items {
+		c.Nodes = append(c.Nodes, inforce.Node{Name: n.Name, BootID: n.Status.NodeInfo.BootID})
+	}
+	return c, nil
+}
+
+// subjects knows which pods policies are about.
+type subjects struct {
+	state    *cluster.State
+	policies map[kube.PolicyKey]*policy.Policy
+	pods     map[string][]*cluster.Endpoint // by namespace; those that have addresses of their own
+}
+
+func newSubjects(o cluster.Objects) (*subjects, error) {
+	state, err := cluster.NewState(o)
+	if err != nil {
+		return nil, err
+	}
+	s := &subjects{state: state, policies: map[kube.PolicyKey]*policy.Policy{}, pods: map[string][]*cluster.Endpoint{}}
+	for _, p := range state.Policies() {
+		s.policies[kube.PolicyKey{Namespace: p.Namespace, Name: p.Name}] = p
+	}
+	for _, e := range state.Endpoints() {
+		if !e.HostNetwork && !e.Ended && len(e.Addresses) > 0 {
+			s.pods[e.Namespace] = append(s.pods[e.Namespace], e)
+		}
+	}
+	return s, nil
+}
+
+// count returns how many pods a policy selects on the nodes of c, and for how many of them it is in force. A pod that is
+// closed, as its node does not know yet where it is plugged in, is none of the latter.
+func (s *subjects) count(key kube.PolicyKey, j inforce.Judgement, c inforce.Cluster) (all, inForce int) {
+	p := s.policies[key]
+	if p == nil {
+		return 0, 0
+	}
+	there := map[string]bool{}
+	for _, n := range c.Nodes {
+		there[n.Name] = true
+	}
+	missing := map[string]bool{}
+	for _, m := range j.Missing {
+		missing[m.Node] = true
+	}
+	for namespace, pods := range s.pods {
+		if !p.Subject.Namespaces.Matches(s.state.Namespace(namespace).Labels) {
+			continue
+		}
+		for _, e := range pods {
+			if !there[e.Node] || !p.Subject.Pods.Matches(e.Labels) {
+				continue
+			}
+			all++
+			if !missing[e.Node] && !slices.Contains(c.Reports[e.Node].Closed, e.Key.String()) {
+				inForce++
+			}
+		}
+	}
+	return all, inForce
+}
+
+func printPolicies(w io.Writer, all []policyStatus) error {
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(w, "there are no policies")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(t, "POLICY\tNODES\tPODS\tIN FORCE")
+	for _, p := range all {
+		name := p.Name
+		if p.Namespace != "" {
+			name = p.Namespace + "/" + name
+		}
+		fmt.Fprintf(t, "%s %s\t%d/%d\t%d/%d\t%s\n", p.Kind, name, p.InForce, p.Nodes, p.PodsInForce, p.Pods, p.what())
+	}
+	return t.Flush()
+}
+
+// what says in one line whether a policy is in force, and what is missing.
+func (p policyStatus) what() string {
+	return enforcedText(p.Judgement)
+}
+
+func enforcedText(j inforce.Judgement) string {
+	switch {
+	case j.Defective:
+		return "no: it cannot be read, and what stands in for it denies"
+	case j.Enforced():
+		return "yes"
+	case len(j.Missing) == 0:
+		return "no: there is no node"
+	}
+	m := j.Missing[0]
+	text := "no: " + m.Node + ": " + firstLine(m.Why, 120)
+	if more := len(j.Missing) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
+}
+
+// nodeStatus is a line of `status` of a cluster.
+type nodeStatus struct {
+	Node     string `json:"node"`
+	Reported bool   `json:"reported"`
+	v1alpha1.NodeEnforcementStatus
+}
+
+// clusterStatus says how the nodes of a cluster are.
+func clusterStatus(cmd *cobra.Command, f apiFlags, output string) error {
+	a, err := f.connect()
+	if err != nil {
+		return err
+	}
+	c, err := clusterOf(cmd.Context(), a.client, "")
+	if err != nil {
+		return err
+	}
+	reports, err := inforce.List(cmd.Context(), a.dynamic)
+	if err != nil {
+		return err
+	}
+	all := []nodeStatus{}
+	good := true
+	for _, n := range c.Nodes {
+		r, ok := reports.ByNode[n.Name]
+		if ok && n.BootID != "" && r.BootID != n.BootID {
+			r.Ready, r.Message = false, "it was started anew, and its agent has not reported since"
+		}
+		all = append(all, nodeStatus{Node: n.Name, Reported: ok, NodeEnforcementStatus: r})
+		good = good && ok && r.Ready && len(r.Conditions) == 0
+	}
+	slices.SortFunc(all, func(x, y nodeStatus) int { return strings.Compare(x.Node, y.Node) })
+	if output == "text" {
+		err = printNodes(cmd.OutOrStdout(), all)
+	} else {
+		err = encode(cmd.OutOrStdout(), output, all)
+	}
+	if err == nil && !good {
+		return failed{}
+	}
+	return err
+}
+
+func printNodes(w io.Writer, all []nodeStatus) error {
+	t := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(t, "NODE\tREADY\tPOLICIES\tDIGEST\tREPORTED\tWHAT IS WRONG")
+	for _, n := range all {
+		ready, wrong := "no", []string{}
+		if !n.Reported {
+			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\tno agent has reported from it\n", n.Node, ready)
+			continue
+		}
+		if n.Ready {
+			ready = "yes"
+		} else {
+			wrong = append(wrong, firstLine(n.Message, 120))
+		}
+		for _, c := range n.Conditions {
+			if !strings.HasPrefix(n.Message, c.Type) {
+				wrong = append(wrong, c.Type+" "+c.Object)
+			}
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s ago\t%s\n", n.Node, ready, n.Policies, n.Digest, age(n.Updated.Time), strings.Join(wrong, "; "))
+	}
+	return t.Flush()
+}
