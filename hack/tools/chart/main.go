@@ -15,13 +15,15 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/releaseutil"
+	"helm.sh/helm/v3/pkg/strvals"
 )
 
 func main() {
 	dir := flag.String("chart", "deploy/chart/ringfence", "folder of the chart")
 	out := flag.String("o", "deploy/ringfence.yaml", "manifest to write")
+	set := flag.String("set", "", "other values than the chart's, as Helm's --set takes them")
 	flag.Parse()
-	text, err := manifest(*dir)
+	text, err := manifest(*dir, *set)
 	if err == nil {
 		err = os.WriteFile(*out, text, 0o644)
 	}
@@ -32,12 +34,16 @@ func main() {
 }
 
 // manifest is the chart as a plain manifest, with a namespace of its own.
-func manifest(dir string) ([]byte, error) {
+func manifest(dir, set string) ([]byte, error) {
+	values := map[string]any{"namespace": map[string]any{"create": true}}
+	if err := strvals.ParseInto(set, values); err != nil {
+		return nil, err
+	}
 	sum, err := digest(dir)
 	if err != nil {
 		return nil, err
 	}
-	objects, _, err := render(dir, map[string]any{"namespace": map[string]any{"create": true}})
+	objects, _, err := render(dir, values)
 	if err != nil {
 		return nil, err
 	}

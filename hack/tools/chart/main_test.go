@@ -16,7 +16,7 @@ import (
 const dir = "../../../deploy/chart/ringfence"
 
 func TestManifestIsFresh(t *testing.T) {
-	want, err := manifest(dir)
+	want, err := manifest(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,5 +162,15 @@ func TestRefusesWhatIsMisspelt(t *testing.T) {
 		if _, _, err := render(dir, v); err == nil {
 			t.Errorf("%v is taken", v)
 		}
+	}
+}
+
+func TestSet(t *testing.T) {
+	text, err := manifest(dir, "uninstall=true,cni.binDir=/usr/lib/cni")
+	if err != nil || !strings.Contains(string(text), "- --tables\n") || !strings.Contains(string(text), "path: /usr/lib/cni,") {
+		t.Errorf("%v in\n%s", err, text)
+	}
+	if _, err := manifest(dir, "no value"); err == nil {
+		t.Error("what is no setting is taken")
 	}
 }
