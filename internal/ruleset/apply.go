@@ -10,11 +10,26 @@ import (
 // Apply carries out d on r, which must be of generation d.From. It stops with an error at the first Op that would
 // leave r referring to something that is not there; r is spoiled then, so a caller that wants all or nothing
 // applies to a Clone.
-func Apply(r *Ruleset, d Delta) error {
+func Apply(r *Ruleset, d Delta) error { return NewApplier(r).Apply(d) }
+
+// An Applier carries out one Delta after the other on a ruleset that nobody else changes meanwhile. It counts who refers
+// to what, so that deletions are checked without a search: once, when the first Delta that deletes something needs it.
+type Applier struct {
+	*Ruleset                 // what it is carried out on
+	rows     map[RowID]int   // uses by Defaults and Pairs; like the others nil until it is needed
+	pairs    map[Subject]int // Pairs of each subject
+	rules    map[RuleID]int  // Rows that name it
+}
+
+// NewApplier returns an applier to r.
+func NewApplier(r *Ruleset) *Applier { return &Applier{Ruleset: r} }
+
+// Apply is as the function of that name. After an error the Applier is spoiled as well as the ruleset.
+func (a *Applier) Apply(d Delta) error {
+	r := a.Ruleset
 	if r.Generation != d.From {
 		return fmt.Errorf("delta starts at generation %d, the ruleset is of generation %d", d.From, r.Generation)
 	}
-	a := applier{Ruleset: r}
 	for i, op := range d.Ops {
 		if op.deletesReferent() && a.rows == nil {
 			a.count()
@@ -27,48 +42,43 @@ func Apply(r *Ruleset, d Delta) error {
 	return nil
 }
 
-// An applier counts who refers to what, so that deletions are checked without a search. The counts are nil until
-// the first Op that needs them: most deltas have none.
-type applier struct {
-	*Ruleset
-	rows  map[RowID]int   // uses by Defaults and Pairs
-	pairs map[Subject]int // Pairs of each subject
-	rules map[RuleID]int  // Rows that name it
-}
-
 func (o Op) deletesReferent() bool {
 	return o.Kind == DeleteRow || o.Kind == DeleteRule || o.Kind == DeleteDefault
 }
 
-func (a *applier) count() {
+func (a *Applier) count() {
 	a.rows, a.pairs, a.rules = map[RowID]int{}, map[Subject]int{}, map[RuleID]int{}
 	for _, row := range a.Defaults {
-		a.rows[row]++
+		use(a.rows, row, 1)
 	}
 	for p, row := range a.Pairs {
-		a.rows[row]++
-		a.pairs[p.Subject]++
+		use(a.rows, row, 1)
+		use(a.pairs, p.Subject, 1)
 	}
 	for _, row := range a.Rows {
 		a.useRules(row, 1)
 	}
 }
 
-func (a *applier) useRules(row Row, by int) {
+// use adds to a count, if they are kept.
+func use[K comparable](counts map[K]int, k K, by int) {
+	if counts == nil {
+		return
+	}
+	if counts[k] += by; counts[k] == 0 {
+		delete(counts, k)
+	}
+}
+
+func (a *Applier) useRules(row Row, by int) {
 	if a.rules != nil {
 		for rule := range row.rules() {
-			a.rules[rule] += by
+			use(a.rules, rule, by)
 		}
 	}
 }
 
-func (a *applier) useRow(row RowID, by int) {
-	if a.rows != nil {
-		a.rows[row] += by
-	}
-}
-
-func (a *applier) apply(op Op) error {
+func (a *Applier) apply(op Op) error {
 	switch op.Kind {
 	case AddRow, DeleteRow:
 		return a.row(op)
@@ -86,7 +96,7 @@ func (a *applier) apply(op Op) error {
 	return fmt.Errorf("unknown operation")
 }
 
-func (a *applier) row(op Op) error {
+func (a *Applier) row(op Op) error {
 	old, there := a.Rows[op.Row]
 	switch {
 	case op.Kind == DeleteRow && a.rows[op.Row] > 0:
@@ -110,7 +120,7 @@ func (a *applier) row(op Op) error {
 	return nil
 }
 
-func (a *applier) rule(op Op) error {
+func (a *Applier) rule(op Op) error {
 	old, there := a.Rules[op.Rule]
 	switch {
 	case op.Rule == 0:
@@ -127,14 +137,14 @@ func (a *applier) rule(op Op) error {
 	return nil
 }
 
-func (a *applier) subject(op Op) error {
+func (a *Applier) subject(op Op) error {
 	old, there := a.Defaults[op.Subject]
 	if op.Kind == SetDefault {
 		if err := a.checkDefault(op.Subject, op.Row); err != nil {
 			return err
 		}
 		a.Defaults[op.Subject] = op.Row
-		a.useRow(op.Row, 1)
+		use(a.rows, op.Row, 1)
 	} else {
 		if n := a.pairs[op.Subject]; n > 0 {
 			return fmt.Errorf("subject %s has %d pairs: delete them first", op.Subject, n)
@@ -142,12 +152,12 @@ func (a *applier) subject(op Op) error {
 		delete(a.Defaults, op.Subject)
 	}
 	if there {
-		a.useRow(old, -1)
+		use(a.rows, old, -1)
 	}
 	return nil
 }
 
-func (a *applier) pair(op Op) error {
+func (a *Applier) pair(op Op) error {
 	p := Pair{op.Subject, op.Peer}
 	old, there := a.Pairs[p]
 	if op.Kind == SetPair {
@@ -155,25 +165,19 @@ func (a *applier) pair(op Op) error {
 			return err
 		}
 		a.Pairs[p] = op.Row
-		a.useRow(op.Row, 1)
-		a.usePairs(op.Subject, 1)
+		use(a.rows, op.Row, 1)
+		use(a.pairs, op.Subject, 1)
 	} else {
 		delete(a.Pairs, p)
 	}
 	if there {
-		a.useRow(old, -1)
-		a.usePairs(op.Subject, -1)
+		use(a.rows, old, -1)
+		use(a.pairs, op.Subject, -1)
 	}
 	return nil
 }
 
-func (a *applier) usePairs(s Subject, by int) {
-	if a.pairs != nil {
-		a.pairs[s] += by
-	}
-}
-
-func (a *applier) address(op Op) error {
+func (a *Applier) address(op Op) error {
 	if op.Kind == DeleteAddress {
 		delete(a.Addresses, op.Prefix)
 		return nil
@@ -185,7 +189,7 @@ func (a *applier) address(op Op) error {
 	return nil
 }
 
-func (a *applier) local(op Op) error {
+func (a *Applier) local(op Op) error {
 	if op.Kind == DeleteLocal {
 		delete(a.Locals, op.Prefix.Addr())
 		return nil

@@ -247,11 +247,53 @@ func TestApplyCountsAsItGoes(t *testing.T) {
 		{"a subject with a new pair", []ruleset.Op{count, rule, add, unset, set, unsetDefault}, "has 1 pairs"},
 		{"a subject without pairs", []ruleset.Op{count, rule, add, set, set, unset, unset, unsetDefault}, ""},
 	} {
-		err := ruleset.Apply(parse(t, one), ruleset.Delta{Ops: c.ops})
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		for how, err := range map[string]error{
+			"at once":    ruleset.Apply(parse(t, one), ruleset.Delta{Ops: c.ops}),
+			"one by one": applyEach(ruleset.NewApplier(parse(t, one)), c.ops),
+		} {
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, %s: error %v, want %q", c.name, how, err, c.want)
+			}
 		}
 	}
+}
+
+// applyEach makes a Delta of each of ops.
+func applyEach(a *ruleset.Applier, ops []ruleset.Op) error {
+	for _, op := range ops {
+		if err := a.Apply(ruleset.Delta{Ops: []ruleset.Op{op}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// What an Applier counted is true for all Deltas that follow.
+func TestApplierGoesOn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := ruleset.New()
+		a := ruleset.NewApplier(at)
+		for range 4 {
+			next := draw(t, "next")
+			next.Generation = at.Generation + 1
+			if err := a.Apply(ruleset.Diff(at, next)); err != nil {
+				t.Fatalf("apply: %v", err)
+			}
+			if !at.Equal(next) {
+				t.Fatalf("got\n%swant\n%s", at, next)
+			}
+		}
+		for id := range at.Rows {
+			used := ruleset.Delta{From: at.Generation, Ops: []ruleset.Op{{Kind: ruleset.DeleteRow, Row: id}}}
+			if ruleset.Apply(at.Clone(), used) == nil {
+				continue
+			}
+			if err := a.Apply(used); err == nil {
+				t.Fatalf("row %d is in use and was deleted", id)
+			}
+			return
+		}
+	})
 }
 
 // What is set twice or deleted twice is no error, so that a delta can be repeated after a crash.

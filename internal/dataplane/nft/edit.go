@@ -15,8 +15,9 @@ import (
 
 // A state is what our tables say, as far as the next change needs to know it.
 type state struct {
-	rules *ruleset.Ruleset // stripped
-	epoch int
+	rules   *ruleset.Ruleset // stripped
+	applier *ruleset.Applier // to rules; nil if it is not known to be right
+	epoch   int
 	// born is the generation that each row's log names.
 	born map[ruleset.RowID]uint64
 	// locals are the identities in localMap, and ranges the content of blockMap for each version of IP.

@@ -303,12 +303,16 @@ func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
 	}
 	ops := dataplane.StripOps(delta.Ops)
 	before := pick(d.state.rules, ops)
-	err := ruleset.Apply(d.state.rules, ruleset.Delta{From: delta.From, To: delta.To, Ops: ops})
+	if d.state.applier == nil {
+		d.state.applier = ruleset.NewApplier(d.state.rules)
+	}
+	err := d.state.applier.Apply(ruleset.Delta{From: delta.From, To: delta.To, Ops: ops})
 	if err == nil {
 		err = d.enforce(ctx, before, pick(d.state.rules, ops), delta.Tightens || d.closes(before, ops))
 	}
 	if err != nil && d.state != nil {
 		restore(d.state.rules, before, ops)
+		d.state.applier = nil
 	}
 	return err
 }
