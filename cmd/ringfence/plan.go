@@ -12,12 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/plan"
 	"github.com/ringfence-project/ringfence/internal/plan/gate"
 	"github.com/ringfence-project/ringfence/internal/plan/show"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 	"github.com/ringfence-project/ringfence/internal/source/git"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 // planOptions are the flags of `ringfence plan`.
@@ -38,7 +40,8 @@ func newPlan() *cobra.Command {
 workloads, nodes, unknown pods and parts of the world outside, on which ports, by which rule before and now; how far that
 reaches; and with --flows or --live which connections that were really seen it would break.
 
-OLD and NEW are files or folders. One argument is a git revision that is compared with the files of the folder --dir as
+OLD and NEW are files or folders, or generation:REF for the policies that were in force in a running instance ("ringfence
+generations" lists them), over the workloads of the other side or else of the instance's manifests. One argument is a git revision that is compared with the files of the folder --dir as
 they are now, or two revisions: main..HEAD, or main...HEAD for what HEAD changed since it left main. Revisions are read
 from the repository's objects: nothing is checked out, and nothing in the repository is run.
 
@@ -54,6 +57,7 @@ instance itself. --flows 7d is --live with --since 7d.
 		Example: `  ringfence plan main..HEAD --dir k8s
   ringfence plan main --dir k8s --live --since 7d
   ringfence plan old/ new/ --flows flows.json --fail-on newly-denied-seen,newly-allowed-outside
+  ringfence plan generation:good k8s/
   ringfence plan main...HEAD --dir k8s -o markdown > comment.md`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -147,11 +151,22 @@ func (o *planOptions) sides(cmd *cobra.Command, args []string) (sides [2]plan.Si
 		return sides, "", errors.New("only one of the two sides can be read from stdin")
 	}
 	for i, s := range sources {
+		if s.policies != nil {
+			continue
+		}
 		bundle, err := s.load(cmd, i == 0)
 		if err != nil {
 			return sides, "", err
 		}
 		if sides[i], err = newSide(s.name, bundle); err != nil {
+			return sides, "", err
+		}
+	}
+	for i, s := range sources {
+		if s.policies == nil {
+			continue
+		}
+		if sides[i], err = o.generationSide(cmd, s, sides[1-i].State); err != nil {
 			return sides, "", err
 		}
 	}
@@ -188,6 +203,66 @@ type planSource struct {
 	path   string
 	folder *git.Folder
 	commit string
+	// policies are those of a generation; then there is nothing else.
+	policies *generation.Generation
+}
+
+// generationPrefix begins the name of a generation.
+const generationPrefix = "generation:"
+
+// generation finds a generation of the instance.
+func (o *planOptions) generation(name string) (planSource, error) {
+	i, err := o.recorded.instance.instance()
+	if err != nil {
+		return planSource{}, err
+	}
+	store, history, _, err := up.ReadGenerations(i)
+	if err != nil {
+		return planSource{}, err
+	}
+	entry, err := history.Find(strings.TrimPrefix(name, generationPrefix))
+	if err != nil {
+		return planSource{}, err
+	}
+	g, err := store.Get(entry.ID)
+	return planSource{name: fmt.Sprintf("generation %d", entry.Number), policies: &g}, err
+}
+
+// generationSide is a generation's policies over the workloads of the other side, or of what the instance watches if that
+// is a generation too.
+func (o *planOptions) generationSide(cmd *cobra.Command, s planSource, other *cluster.State) (plan.Side, error) {
+	if other == nil {
+		paths := []string{o.folder}
+		if !cmd.Flags().Changed("dir") {
+			i, err := o.recorded.instance.instance()
+			if err != nil {
+				return plan.Side{}, err
+			}
+			record, _, err := i.Read()
+			if err != nil {
+				return plan.Side{}, err
+			}
+			if len(record.Paths) > 0 {
+				paths = record.Paths
+			}
+		}
+		bundle, err := dir.Load(paths, cmd.InOrStdin())
+		if err != nil {
+			return plan.Side{}, err
+		}
+		side, err := newSide("", bundle)
+		if err != nil {
+			return side, err
+		}
+		other = side.State
+	}
+	objects := other.Objects()
+	objects.Policies = s.policies.Policies
+	state, err := cluster.NewState(objects)
+	if err != nil {
+		return plan.Side{}, fmt.Errorf("%s: %w", s.name, err)
+	}
+	return plan.Side{Name: s.name, State: state}, nil
 }
 
 // sources says where both sides are. A path that exists is a path; else it is a revision.
@@ -201,11 +276,11 @@ func (o *planOptions) sources(ctx context.Context, args []string) (out [2]planSo
 		return out, nil
 	}
 	old, new, isRange := strings.Cut(args[0], "..")
-	if !isRange {
+	if !isRange || strings.HasPrefix(args[0], generationPrefix) {
 		if _, err := os.Stat(args[0]); err == nil || args[0] == dir.Stdin {
 			return out, fmt.Errorf("want OLD NEW, or a revision; got only %s; for what changed there since a revision: ringfence plan main --dir %s", args[0], args[0])
 		}
-		if out[0], err = o.revision(ctx, args[0]); err != nil {
+		if out[0], err = o.pathOrRevision(ctx, args[0]); err != nil {
 			return out, err
 		}
 		out[1] = planSource{name: "the files of " + o.folder, path: o.folder}
@@ -234,6 +309,9 @@ func (o *planOptions) pathOrRevision(ctx context.Context, text string) (planSour
 	_, err := os.Stat(text)
 	if err == nil || text == dir.Stdin {
 		return planSource{name: text, path: text}, nil
+	}
+	if strings.HasPrefix(text, generationPrefix) {
+		return o.generation(text)
 	}
 	s, notOne := o.revision(ctx, text)
 	if notOne != nil {

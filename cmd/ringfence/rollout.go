@@ -26,7 +26,7 @@ force for a few pods first, watched, and undone by themselves when they hurt.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newRolloutStatus(), newRolloutHistory())
+	cmd.AddCommand(newRolloutStatus(), newRolloutHistory(), newRolloutUndo(), newRolloutResume())
 	for _, c := range []struct {
 		command rollout.Command
 		short   string
@@ -36,7 +36,6 @@ force for a few pods first, watched, and undone by themselves when they hurt.`,
 What was accepted does not pause or roll back the rollout again.`},
 		{rollout.Hold, "Leave everything as it is until promoted", `Leave everything as it is until promoted. The cohort goes on being watched, and a denial still rolls back.`},
 		{rollout.Abort, "End a rollout: what was in force before is in force again", `End a rollout that is under way: what was in force before is in force again, for all pods at once.`},
-		{rollout.Undo, "Take back a rollout that is complete", `Take back a rollout that is complete: what was in force before is in force again, for all pods at once.`},
 		{rollout.Retry, "Begin a rollout again that has ended", `Begin a rollout again, from its first step, that was rolled back, aborted or undone.`},
 	} {
 		cmd.AddCommand(newRolloutCommand(c.command, c.short, c.long))
@@ -106,7 +105,8 @@ func newRolloutStatus() *cobra.Command {
 		Long: `Show where rollouts are, what was found, and for which pods they are in force. With --watch, go on until all of them
 are over.
 
-Exit code 1 if one was rolled back, aborted or undone, is paused by what was found, or is under way while nobody drives it.`,
+Exit code 1 if one was rolled back, aborted or undone, is paused by what was found, or is under way while nobody drives it,
+or if "undo --to" returned to an earlier generation.`,
 		Example: `  ringfence rollout status -w
   ringfence rollout status lockdown -o json`,
 		Args: cobra.MaximumNArgs(1),
@@ -126,11 +126,14 @@ Exit code 1 if one was rolled back, aborted or undone, is paused by what was fou
 				return err
 			}
 			if output == "text" {
+				if all.Returned != nil {
+					fmt.Fprintln(cmd.OutOrStdout(), returnedText(all.Returned))
+				}
 				err = printRollouts(cmd.OutOrStdout(), chosen, all.Driven)
 			} else {
-				err = encode(cmd.OutOrStdout(), output, up.Rollouts{Driven: all.Driven, Now: chosen})
+				err = encode(cmd.OutOrStdout(), output, up.Rollouts{Driven: all.Driven, Now: chosen, Returned: all.Returned})
 			}
-			if err == nil && !allWell(chosen, all.Driven) {
+			if err == nil && (all.Returned != nil || !allWell(chosen, all.Driven)) {
 				return failed{}
 			}
 			return err
@@ -140,6 +143,11 @@ Exit code 1 if one was rolled back, aborted or undone, is paused by what was fou
 	outputFlag(cmd, &output, "text", "json", "yaml")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until all are over")
 	return cmd
+}
+
+// returnedText says that neither files nor rollouts rule.
+func returnedText(r *up.Return) string {
+	return fmt.Sprintf("returned to the policies of %s %s ago: files and rollouts do not rule until \"ringfence rollout resume\"", r, age(r.Time))
 }
 
 // allWell reports whether nobody has to look at any of them.

@@ -467,3 +467,83 @@ func TestCanaryExample(t *testing.T) {
 		})
 	}
 }
+
+// TestReturnToGeneration: what was in force once can be in force again, whatever the files say now and whoever is killed.
+func TestReturnToGeneration(t *testing.T) {
+	w := newTown(t)
+	w.mustNotReach("other/stranger", "shop/db", 5432)
+	// The second generation opens the database.
+	w.write("town.yaml", strings.Replace(rolloutTown, "from: [{podSelector: {matchLabels: {app: web}}}], ", "", 1))
+	w.mustAwait("the second generation is in force", func() bool { return w.reaches("other/stranger", "shop/db", 5432) })
+	w.write("rollout.yaml", rolloutOf(allowsDNS, "[{audit: {for: 1h}}, {enforce: {percent: 100}}]"))
+	w.awaitPhase(rollout.Progressing)
+
+	if out, code := w.ringfence("rollout", "undo", "--to", "7"); code != exitUsage || out != "" {
+		t.Errorf("a return to what never was: code %d, %s", code, out)
+	}
+	if out, code := w.ringfence("rollout", "undo", "--to", "1"); code != exitOK || !strings.Contains(out, "entry 1") {
+		t.Fatalf("undo --to 1: code %d, %s", code, out)
+	}
+	returned := func() bool { return !w.reaches("other/stranger", "shop/db", 5432) }
+	w.mustAwait("the first generation is in force", returned)
+	if v := w.change(); v.Phase != rollout.Aborted {
+		t.Errorf("a rollout is %s beside it", v.Phase)
+	}
+	if _, code := w.ringfence("rollout", "retry"); code != exitUsage {
+		t.Errorf("a rollout can begin beside it: code %d", code)
+	}
+
+	w.u.kill()
+	for _, command := range [][]string{{"status"}, {"rollout", "status"}} {
+		if out, code := w.ringfence(command...); code != exitFailed || !strings.Contains(out, "returned to the policies of entry 1") {
+			t.Errorf("%s: code %d\n%s", command, code, out)
+		}
+	}
+	w.u = w.up()
+	w.u.await("in force")
+	w.write("rollout.yaml", rolloutOf(forEveryone, "[{enforce: {percent: 100, for: 1h}}]"))
+	w.u.await("rollout.yaml: in force")
+	if !returned() {
+		t.Error("the next up does not know that somebody returned")
+	}
+	w.mustReach("shop/web-1", "shop/db", 5432)
+	if err := os.Remove(filepath.Join(w.manifests, "rollout.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	w.u.await("rollout.yaml: in force")
+
+	out, code := w.ringfence("generations")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if code != exitOK || len(lines) != 4 || !strings.Contains(lines[1], "returned to entry 1") || !strings.Contains(lines[2], "bad") ||
+		!strings.Contains(lines[2], "~NetworkPolicy shop/db") || !strings.Contains(lines[3], "+NetworkPolicy shop/db") {
+		t.Errorf("generations: code %d\n%s", code, out)
+	}
+	out, code = w.ringfence("plan", "generation:current", w.manifests, "--detailed-exitcode")
+	if code != exitChanges || !strings.Contains(out, "~ NetworkPolicy shop/db") || !strings.Contains(out, "Newly allowed\n  other/stranger, ") {
+		t.Errorf("plan: code %d\n%s", code, out)
+	}
+	if out, code := w.ringfence("plan", "generation:1", "generation:3", "--detailed-exitcode"); code != exitOK {
+		t.Errorf("plan of a generation and itself: code %d\n%s", code, out)
+	}
+
+	if _, code := w.ringfence("rollout", "resume"); code != exitOK {
+		t.Errorf("resume: code %d", code)
+	}
+	w.mustAwait("the files rule", func() bool { return w.reaches("other/stranger", "shop/db", 5432) })
+	if out, code := w.ringfence("status"); strings.Contains(out, "returned to") {
+		t.Errorf("status after resume: code %d\n%s", code, out)
+	}
+	if _, code := w.ringfence("rollout", "resume"); code != exitUsage {
+		t.Errorf("a second resume: code %d", code)
+	}
+}
+
+// reaches tries once.
+func (w *town) reaches(from, to string, port int) bool {
+	w.t.Helper()
+	c, err := w.dial(from, to, port, 300*time.Millisecond)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}

@@ -26,6 +26,7 @@ type instanceStatus struct {
 	runtime.Record
 	Pods     []podStatus   `json:"pods"`
 	Rollouts []driver.View `json:"rollouts,omitempty"`
+	Returned *up.Return    `json:"returned,omitempty"` // to an earlier generation
 	driven   bool          // the rollouts
 	Bad      []string      `json:"bad"` // all that is not as it should be
 }
@@ -113,7 +114,7 @@ func statusOf(ctx context.Context, i runtime.Instance) (*instanceStatus, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.Rollouts, s.driven = rollouts.Now, rollouts.Driven
+	s.Rollouts, s.driven, s.Returned = rollouts.Now, rollouts.Driven, rollouts.Returned
 	s.judge()
 	return s, nil
 }
@@ -154,6 +155,9 @@ func (s *instanceStatus) judge() {
 	for _, p := range s.Problems {
 		bad("%s", p)
 	}
+	if s.Returned != nil {
+		bad("%s", returnedText(s.Returned))
+	}
 	for _, v := range s.Rollouts {
 		if why := rolloutTrouble(v, s.driven); why != "" {
 			bad("rollout %s is %s", v.Rollout, why)
@@ -175,6 +179,9 @@ func (s *instanceStatus) print(w io.Writer) error {
 	if !s.Since.IsZero() {
 		fmt.Fprintf(t, "in force\tgeneration %d since %s\n", s.Generation, when(s.Since))
 		fmt.Fprintf(t, "last change\t%s, %s from event to kernel\n", when(s.Changed), s.Took.Round(100*time.Microsecond))
+	}
+	if s.Returned != nil {
+		fmt.Fprintf(t, "policies\tof %s, see below\n", s.Returned)
 	}
 	for _, v := range s.Rollouts {
 		fmt.Fprintf(t, "rollout\t%s\n", headline(v))

@@ -26,6 +26,8 @@ func controlSocket(run string) string { return filepath.Join(run, "up.sock") }
 type control struct {
 	services *services
 	rollouts *rollouts
+	returnTo http.HandlerFunc // a generation
+	resume   http.HandlerFunc
 	log      *flowlog.Log
 	title    string
 }
@@ -36,6 +38,8 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /map", c.showMap)
 	mux.HandleFunc("GET /rollouts", c.rollouts.show)
 	mux.HandleFunc("POST /rollouts/{name}/{command}", c.rollouts.do)
+	mux.HandleFunc("POST /generations/return", c.returnTo)
+	mux.HandleFunc("POST /generations/resume", c.resume)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second, MaxHeaderBytes: 1 << 14}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
@@ -25,12 +23,13 @@ import (
 // rollouts is the part of `up` that drives rollouts.
 type rollouts struct {
 	*driver.Driver
+	generations *generations
 }
 
 // rolloutsFolder is where an instance keeps them.
 func rolloutsFolder(i runtime.Instance) string { return filepath.Join(i.State, "rollouts") }
 
-func newRollouts(node *runtime.Node, say func(string, ...any)) (*rollouts, error) {
+func newRollouts(node *runtime.Node, g *generations, say func(string, ...any)) (*rollouts, error) {
 	d, err := driver.Open(driver.Options{
 		Folder: rolloutsFolder(node.Instance),
 		Decide: node.Engine().Decide,
@@ -53,11 +52,14 @@ func newRollouts(node *runtime.Node, say func(string, ...any)) (*rollouts, error
 	if err != nil {
 		return nil, err
 	}
-	return &rollouts{d}, nil
+	return &rollouts{d, g}, nil
 }
 
 // judged is the state that policies are judged by; before there is one, that of s.
 func (r *rollouts) judged(s *services) *cluster.State {
+	if j := r.generations.state(); j != nil {
+		return j
+	}
 	if j := r.InForce(); j != nil {
 		return j
 	}
@@ -90,18 +92,26 @@ type Rollouts struct {
 	Driven bool          `json:"driven"` // an `up` drives them; else they stay as they are
 	Now    []driver.View `json:"rollouts"`
 	Past   []driver.View `json:"past,omitempty"` // that are no more, the newest first
+	// Returned is what a person returned to: nothing of the rollouts is in force then. Nil if the files and rollouts rule.
+	Returned *Return `json:"returned,omitempty"`
 }
 
 func (r *rollouts) show(w http.ResponseWriter, _ *http.Request) {
 	now, past := r.Views()
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(Rollouts{true, now, past}) // who does not read to the end has gone
+	_ = json.NewEncoder(w).Encode(Rollouts{true, now, past, r.generations.returned()}) // who does not read to the end has gone
 }
 
 func (r *rollouts) do(w http.ResponseWriter, q *http.Request) {
 	c := rollout.Command(q.PathValue("command"))
 	if !slices.Contains(rollout.Commands, c) {
 		http.Error(w, fmt.Sprintf("unknown command %q", c), http.StatusBadRequest)
+		return
+	}
+	r.generations.steering.Lock()
+	defer r.generations.steering.Unlock()
+	if to := r.generations.returned(); to != nil {
+		http.Error(w, fmt.Sprintf("policies were returned to %s; first \"ringfence rollout resume\"", to), http.StatusConflict)
 		return
 	}
 	err := r.Do(q.PathValue("name"), c, time.Now())
@@ -118,7 +128,8 @@ func ReadRollouts(ctx context.Context, i runtime.Instance) (Rollouts, error) {
 	answer, err := ask(ctx, i.Run, http.MethodGet, "/rollouts")
 	if errors.Is(err, errNobody) && ctx.Err() == nil {
 		now, past, err := driver.Read(rolloutsFolder(i))
-		return Rollouts{false, now, past}, err
+		to, damage := readReturn(returnFile(i))
+		return Rollouts{false, now, past, to}, errors.Join(err, damage)
 	}
 	if err != nil {
 		return Rollouts{}, err
@@ -133,14 +144,6 @@ func ReadRollouts(ctx context.Context, i runtime.Instance) (Rollouts, error) {
 
 // Command tells the running `up` of an instance what a person wants of a rollout. The error says why it does not do it.
 func Command(ctx context.Context, i runtime.Instance, name string, c rollout.Command) error {
-	answer, err := ask(ctx, i.Run, http.MethodPost, "/rollouts/"+url.PathEscape(name)+"/"+string(c))
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<12))
-		return errors.New(strings.TrimSpace(string(text)))
-	}
-	return nil
+	_, err := tell(ctx, i, "/rollouts/"+url.PathEscape(name)+"/"+string(c))
+	return err
 }

@@ -57,7 +57,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	u.node, err = runtime.Open(ctx, o.Instance, runtime.Options{Bridge: o.Bridge,
 		LogGroup: LogGroup, LogRate: LogRate, Resolv: u.services.resolv, Extend: u.services.extend,
-		Rewrite:  func(s *cluster.State) (*cluster.State, error) { return u.rollouts.Rewrite(s) },
+		Rewrite:  u.rewrite,
 		Enforced: u.enforced})
 	if err != nil {
 		return err
@@ -66,7 +66,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.Join(err, u.node.Close())
 	}
-	if u.rollouts, err = newRollouts(u.node, u.say); err != nil {
+	if u.generations, err = openGenerations(o.Instance, u.say); err != nil {
+		return errors.Join(err, u.node.Close())
+	}
+	if u.rollouts, err = newRollouts(u.node, u.generations, u.say); err != nil {
 		return errors.Join(err, u.node.Close())
 	}
 	if u.flows, err = newFlowService(u.node, u.services, u.rollouts); err != nil {
@@ -85,13 +88,15 @@ type upRun struct {
 	out      io.Writer
 	topology string
 
-	services   *services
-	rollouts   *rollouts
-	flows      *flowService
-	executable string
-	repaired   chan struct{} // of one place: what somebody changed in the kernel was put right
+	services    *services
+	rollouts    *rollouts
+	generations *generations
+	flows       *flowService
+	executable  string
+	repaired    chan struct{} // of one place: what somebody changed in the kernel was put right
 
 	mu     sync.Mutex
+	latest *dir.Snapshot // the last that was read
 	done   *dir.Snapshot // the last that is in force
 	err    error         // why manifests cannot be read
 	record runtime.Record
@@ -123,6 +128,7 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 	})
 	parts.Go(func() { u.refresh(ctx) })
 	parts.Go(func() { u.rollouts.Run(ctx) })
+	parts.Go(func() { u.generations.keepProving(ctx) })
 	parts.Go(func() { u.rollouts.count(ctx, u.flows.log) })
 	u.node.Keep(ctx, desired, u.applied)
 	parts.Wait()
@@ -157,12 +163,14 @@ func (u *upRun) answer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c := &control{services: u.services, rollouts: u.rollouts, log: u.flows.log, title: strings.Join(u.paths, " ")}
+	c := &control{services: u.services, rollouts: u.rollouts, returnTo: u.returnTo, resume: u.resume, log: u.flows.log, title: strings.Join(u.paths, " ")}
 	return c.serve(ctx, l)
 }
 
 // read takes in what the manifests say, and hands it on in the stead of what waits.
 func (u *upRun) read(s dir.Snapshot, err error, desired chan runtime.Desired) {
+	u.generations.steering.Lock()
+	defer u.generations.steering.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.err = err; err != nil {
@@ -178,7 +186,10 @@ func (u *upRun) read(s dir.Snapshot, err error, desired chan runtime.Desired) {
 		s.Changed = slices.Compact(slices.Sorted(slices.Values(append(overtaken.Changed, s.Changed...))))
 	default:
 	}
-	u.rollouts.Follow(s.Rollouts, time.Now())
+	u.latest = &s
+	if u.generations.returned() == nil {
+		u.rollouts.Follow(s.Rollouts, time.Now())
+	}
 	desired <- u.desired(&s)
 }
 
@@ -235,6 +246,9 @@ func (u *upRun) applied(o runtime.Outcome) {
 		files, took, u.done = changedFiles(s), o.InForce.Sub(s.Event), s
 		u.record.Changed, u.record.Took = o.InForce, took
 	}
+	if !o.InForce.IsZero() {
+		u.generations.note(fileList(files), time.Now())
+	}
 	u.record.Error = ""
 	if o.Err != nil {
 		u.record.Error = o.Err.Error()
@@ -267,11 +281,9 @@ func changedFiles(s *dir.Snapshot) []string {
 func describeChange(files []string, o runtime.Outcome, took time.Duration) string {
 	var parts []string
 	if took > 0 {
-		what := strings.Join(files, ", ")
-		if len(files) == 0 { // they could not be found for a while, and are as they were
+		what := fileList(files)
+		if what == "" { // they could not be found for a while, and are as they were
 			what = "manifests"
-		} else if len(files) > 3 {
-			what = fmt.Sprintf("%d files", len(files))
 		}
 		parts = append(parts, fmt.Sprintf("%s: in force after %s", what, took.Round(100*time.Microsecond)))
 	}
@@ -289,6 +301,14 @@ func describeChange(files []string, o runtime.Outcome, took time.Duration) strin
 	return strings.Join(parts, ", ")
 }
 
+// fileList names a few files, and counts many.
+func fileList(files []string) string {
+	if len(files) > 3 {
+		return fmt.Sprintf("%d files", len(files))
+	}
+	return strings.Join(files, ", ")
+}
+
 func count(n int, noun string) string {
 	if n != 1 {
 		noun += "s"
@@ -296,10 +316,19 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %s", n, noun)
 }
 
+// rewrite returns the state that policies are judged by.
+func (u *upRun) rewrite(s *cluster.State) (*cluster.State, error) {
+	if returned, err := u.generations.rewrite(s); returned != nil || err != nil {
+		return returned, err
+	}
+	return u.rollouts.Rewrite(s)
+}
+
 // enforced takes note that policies are in force.
 func (u *upRun) enforced(s *cluster.State) {
 	u.flows.log.Part(time.Now())
 	u.rollouts.Enforced(s)
+	u.generations.enforced(u.rollouts.ForEveryone())
 }
 
 // observe reports what the kernel tells.

@@ -56,6 +56,7 @@ type Driver struct {
 	past     []rollout.Status // of rollouts that are no more; the newest last
 	base     *cluster.State   // with the policies of the files
 	inForce  *cluster.State   // as Rewrite last said
+	bottom   *cluster.State   // of it, what is in force for everyone
 	applied  bool             // that is in force
 	unsaved  bool             // evidence that is not on disk
 	saved    time.Time

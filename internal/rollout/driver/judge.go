@@ -8,6 +8,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 )
 
@@ -44,7 +45,7 @@ func (d *Driver) rewrite(base *cluster.State) (out *cluster.State, failed *drive
 	if err != nil {
 		return nil, nil, err
 	}
-	out = bottom
+	out, d.bottom = bottom, bottom
 	all := d.sorted()
 	for _, r := range all {
 		r.part = rollout.Part{Name: r.status.Rollout}
@@ -123,6 +124,22 @@ func (d *Driver) InForce() *cluster.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.inForce
+}
+
+// ForEveryone returns the policies of the newest state that Rewrite returned which are in force for everyone: those of the
+// files, and of the rollouts that are complete, whose names are returned too, in order. Until there is one, it returns none.
+func (d *Driver) ForEveryone() (policies []*policy.Policy, complete []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.bottom == nil {
+		return nil, nil
+	}
+	for _, p := range d.finals() {
+		if !slices.Contains(complete, p.Name) {
+			complete = append(complete, p.Name)
+		}
+	}
+	return d.bottom.Policies(), complete
 }
 
 // Difference is what the other side of a rollout says of a connection that fared otherwise.

@@ -1,0 +1,386 @@
+package up
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/generation"
+	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/runtime"
+	"github.com/ringfence-project/ringfence/internal/wholefile"
+)
+
+// goodAfter is how long a generation has to be in force, while an `up` runs, to be marked good.
+const goodAfter = 10 * time.Minute
+
+// Return is that a person had an earlier generation put in force: the policies of files and rollouts are not, until
+// Resume.
+type Return struct {
+	Number uint64        `json:"number"` // of the entry that was returned to
+	ID     generation.ID `json:"id"`
+	Time   time.Time     `json:"time"`
+}
+
+// String is for instance "entry 3 (0a1b2c3d)".
+func (r Return) String() string { return fmt.Sprintf("entry %d (%s)", r.Number, r.ID.Short()) }
+
+// returnPin keeps what was returned to, however old it gets.
+const returnPin = "returned to"
+
+// generations is the part of `up` that keeps every set of policies that is in force for everyone, and returns to one. What
+// a rollout has in force for a cohort is not among it.
+type generations struct {
+	store *generation.Store
+	file  string // of the Return
+	say   func(string, ...any)
+
+	// steering is held by whoever begins, ends or commands rollouts, so that none is under way while one is returned to.
+	steering sync.Mutex
+
+	mu       sync.Mutex
+	to       *Return
+	policies []*policy.Policy // of to
+	judged   *cluster.State   // the newest state with them
+	inForce  []*policy.Policy // for everyone
+	finals   []string         // rollouts that are in it
+	noted    noted
+}
+
+// noted is what was last written to the history.
+type noted struct {
+	policies []*policy.Policy
+	finals   []string
+	to       *Return
+	entry    generation.Entry
+	since    time.Time
+	complain string // the last error that was told
+}
+
+func generationsFolder(i runtime.Instance) string { return filepath.Join(i.State, "generations") }
+
+func returnFile(i runtime.Instance) string { return filepath.Join(i.State, "returned.json") }
+
+// openGenerations takes over what is kept. Where what was returned to cannot be read it fails: other policies must not come
+// in force because of that, and the kernel keeps those that are.
+func openGenerations(i runtime.Instance, say func(string, ...any)) (*generations, error) {
+	store, err := generation.Open(generationsFolder(i), generation.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	g := &generations{store: store, file: returnFile(i), say: say}
+	if g.to, err = readReturn(g.file); err != nil || g.to == nil {
+		return g, err
+	}
+	kept, err := store.Get(g.to.ID)
+	if err != nil {
+		return nil, fmt.Errorf("policies were returned to %s: %w; without %s the files rule", g.to, err, g.file)
+	}
+	g.policies = kept.Policies
+	return g, nil
+}
+
+func readReturn(file string) (*Return, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var r Return
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; without it the files rule", file, err)
+	}
+	return &r, nil
+}
+
+// returned is what was returned to; nil if the files rule.
+func (g *generations) returned() *Return {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.to
+}
+
+// rewrite returns s with the policies that were returned to; nil if the files rule.
+func (g *generations) rewrite(s *cluster.State) (*cluster.State, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.judged = nil
+	if g.to == nil {
+		return nil, nil
+	}
+	o := s.Objects()
+	o.Policies = g.policies
+	var err error
+	g.judged, err = cluster.NewState(o)
+	return g.judged, err
+}
+
+// state is the newest state that rewrite returned; nil if the files rule.
+func (g *generations) state() *cluster.State {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.judged
+}
+
+// enforced takes note of what is in force for everyone.
+func (g *generations) enforced(policies []*policy.Policy, finals []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inForce, g.finals = policies, finals
+	if g.judged != nil {
+		g.inForce, g.finals = g.policies, nil
+	}
+}
+
+// note writes what is in force to the history, if that is new. files is what changed of the manifests.
+func (g *generations) note(files string, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := &g.noted
+	if n.complain == "" && n.entry.Number > 0 && slices.Equal(g.inForce, n.policies) && n.to == g.to {
+		return
+	}
+	entry, err := g.store.Put(g.inForce, now, g.why(files))
+	if err != nil {
+		g.tell(err)
+		return
+	}
+	if entry.Number != n.entry.Number {
+		n.since = now
+	}
+	completed := missing(g.finals, n.finals)
+	first := n.entry.Number == 0
+	n.policies, n.finals, n.to, n.entry = g.inForce, g.finals, g.to, entry
+	if len(completed) > 0 && !first {
+		err = g.store.SetMark(entry.Number, generation.Good, now, "rollout "+strings.Join(completed, ", ")+" went through its steps")
+	}
+	g.tell(err)
+}
+
+// why says what made that come in force.
+func (g *generations) why(files string) string {
+	n := &g.noted
+	var parts []string
+	switch {
+	case n.to == nil && g.to != nil:
+		parts = append(parts, "returned to "+g.to.String())
+	case n.to != nil && g.to == nil:
+		parts = append(parts, "resumed: the files rule")
+	}
+	if g.to == nil && n.to == nil && n.entry.Number > 0 {
+		for _, name := range missing(g.finals, n.finals) {
+			parts = append(parts, "rollout "+name+" complete")
+		}
+		for _, name := range missing(n.finals, g.finals) {
+			parts = append(parts, "rollout "+name+" no more in force")
+		}
+	}
+	if files != "" {
+		parts = append(parts, files)
+	}
+	if len(parts) == 0 {
+		return "manifests"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// missing are those of list that others does not have.
+func missing(list, others []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(others, s) })
+}
+
+// tell tells an error once.
+func (g *generations) tell(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != g.noted.complain {
+		g.say("history of generations: %s", text)
+	}
+	g.noted.complain = text
+}
+
+// prove marks what is in force good once it was for long enough.
+func (g *generations) prove(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := &g.noted
+	if n.entry.Number == 0 || n.entry.Mark != generation.Unproven || now.Sub(n.since) < goodAfter {
+		return
+	}
+	err := g.store.SetMark(n.entry.Number, generation.Good, now, fmt.Sprintf("in force for %s", goodAfter))
+	if err == nil {
+		n.entry.Mark = generation.Good
+	}
+	g.tell(err)
+}
+
+// keepProving lets time pass until ctx ends.
+func (g *generations) keepProving(ctx context.Context) {
+	tick := time.NewTicker(goodAfter / 60)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			g.prove(now)
+		}
+	}
+}
+
+// returnTo has an earlier generation put in force for everyone, once it is on disk that it is. Rollouts that are under way
+// end. The caller has the state put in force.
+func (g *generations) returnTo(ref string, rollouts *rollouts, now time.Time) (*Return, error) {
+	g.steering.Lock()
+	defer g.steering.Unlock()
+	history, err := g.store.History()
+	if err != nil && len(history) == 0 {
+		return nil, err
+	}
+	entry, err := history.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := g.store.Get(entry.ID)
+	if err != nil {
+		return nil, err
+	}
+	views, _ := rollouts.Views()
+	for _, v := range views {
+		if !v.Over() {
+			if err := rollouts.Do(v.Rollout, rollout.Abort, now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	to := &Return{Number: entry.Number, ID: entry.ID, Time: now.UTC()}
+	if err := g.store.Pin(returnPin, to.ID); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(to)
+	if err != nil {
+		return nil, err
+	}
+	if err := wholefile.Write(g.file, append(data, '\n')); err != nil {
+		return nil, err
+	}
+	if current, ok := history.Current(); ok && current.ID != to.ID {
+		g.tell(g.store.SetMark(current.Number, generation.Bad, now, "returned from, to "+to.String()))
+	}
+	g.to, g.policies = to, kept.Policies
+	return to, nil
+}
+
+// resume has the files rule again. The caller has them put in force.
+func (g *generations) resume() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.to == nil {
+		return errors.New("the files rule already")
+	}
+	if err := os.Remove(g.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	g.to, g.policies = nil, nil
+	g.tell(g.store.Unpin(returnPin))
+	return nil
+}
+
+// returnTo answers that a person wants an earlier generation in force.
+func (u *upRun) returnTo(w http.ResponseWriter, q *http.Request) {
+	to, err := u.generations.returnTo(q.URL.Query().Get("to"), u.rollouts, time.Now())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	u.say("returned to the policies of %s, until \"ringfence rollout resume\"", to)
+	u.node.Again()
+	_ = json.NewEncoder(w).Encode(to) // who does not read to the end has gone
+}
+
+// resume answers that a person wants the files to rule again.
+func (u *upRun) resume(w http.ResponseWriter, _ *http.Request) {
+	u.generations.steering.Lock()
+	defer u.generations.steering.Unlock()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.generations.resume(); err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	u.say("resumed: the files rule")
+	if u.latest != nil {
+		u.rollouts.Follow(u.latest.Rollouts, time.Now())
+	}
+	u.node.Again()
+}
+
+// ReadGenerations returns which generations were in force in an instance, and what a person returned to, nil if the files
+// rule. The store is to be read only.
+func ReadGenerations(i runtime.Instance) (*generation.Store, generation.History, *Return, error) {
+	to, err := readReturn(returnFile(i))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if _, err := os.Stat(generationsFolder(i)); err != nil {
+		return nil, nil, to, fmt.Errorf("instance %s has no history of generations: %w", i.Name, err)
+	}
+	store, err := generation.Open(generationsFolder(i), generation.Limits{})
+	if err != nil {
+		return nil, nil, to, err
+	}
+	history, err := store.History()
+	if len(history) > 0 && errors.Is(err, generation.ErrDamaged) {
+		err = nil // what could be saved is shown
+	}
+	return store, history, to, err
+}
+
+// ReturnTo has the running `up` of an instance put an earlier generation in force; see generation.History.Find for ref.
+func ReturnTo(ctx context.Context, i runtime.Instance, ref string) (Return, error) {
+	var to Return
+	answer, err := tell(ctx, i, "/generations/return?to="+url.QueryEscape(ref))
+	if err == nil {
+		err = json.Unmarshal(answer, &to)
+	}
+	return to, err
+}
+
+// Resume has the running `up` of an instance put in force what the files say, after a ReturnTo.
+func Resume(ctx context.Context, i runtime.Instance) error {
+	_, err := tell(ctx, i, "/generations/resume")
+	return err
+}
+
+// tell has the running `up` of an instance do something. The error says why it does not.
+func tell(ctx context.Context, i runtime.Instance, path string) ([]byte, error) {
+	answer, err := ask(ctx, i.Run, http.MethodPost, path)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<12))
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = errors.New(strings.TrimSpace(string(text)))
+	}
+	return text, err
+}

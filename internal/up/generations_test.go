@@ -1,0 +1,88 @@
+package up
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ringfence-project/ringfence/internal/generation"
+	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/runtime"
+)
+
+func isolate(t *testing.T, name string) []*policy.Policy {
+	t.Helper()
+	p, err := policy.New(policy.Policy{Tier: policy.Namespace, Namespace: "shop", Name: name, IsolatesIngress: true,
+		Subject: policy.Pods{Namespaces: label.MustParse("kubernetes.io/metadata.name=shop"), Pods: label.Everything()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []*policy.Policy{p}
+}
+
+func TestMarksOfGenerations(t *testing.T) {
+	i := runtime.Instance{Name: "test", State: t.TempDir()}
+	var said []string
+	open := func() *generations {
+		g, err := openGenerations(i, func(format string, args ...any) { said = append(said, format) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	g := open()
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	want := func(texts ...string) {
+		t.Helper()
+		h, err := g.store.History()
+		if err != nil || len(h) != len(texts) {
+			t.Fatalf("%d entries, want %d: %v", len(h), len(texts), err)
+		}
+		for i, e := range h {
+			if got := strings.TrimSpace(e.Why + " " + string(e.Mark)); got != texts[i] {
+				t.Errorf("entry %d is %q, want %q", e.Number, got, texts[i])
+			}
+		}
+	}
+	g.enforced(isolate(t, "a"), nil)
+	g.note("a.yaml", now)
+	g.prove(now.Add(goodAfter - 1))
+	want("a.yaml")
+	g.prove(now.Add(goodAfter))
+	want("a.yaml good")
+
+	g.enforced(isolate(t, "b"), []string{"change"})
+	g.note("", now)
+	want("a.yaml good", "rollout change complete good")
+	g.enforced(isolate(t, "c"), nil)
+	g.note("c.yaml", now)
+	want("a.yaml good", "rollout change complete good", "rollout change no more in force; c.yaml")
+
+	g = open() // another process, which has not seen it for long
+	g.enforced(isolate(t, "c"), nil)
+	g.note("3 files", now.Add(goodAfter))
+	g.prove(now.Add(goodAfter + time.Second))
+	want("a.yaml good", "rollout change complete good", "rollout change no more in force; c.yaml")
+	if h, err := g.store.History(); err != nil || h[2].Mark != generation.Unproven {
+		t.Errorf("marked %q, %v", h[2].Mark, err)
+	}
+	if len(said) > 0 {
+		t.Errorf("said %q", said)
+	}
+}
+
+// What was returned to and cannot be read must not have other policies come in force.
+func TestDamagedReturn(t *testing.T) {
+	i := runtime.Instance{Name: "test", State: t.TempDir()}
+	for what, text := range map[string]string{"no JSON": "{", "not kept": `{"number": 1, "id": "00112233445566778899aabbccddeeff"}`} {
+		if err := os.WriteFile(filepath.Join(i.State, "returned.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openGenerations(i, nil); err == nil || !strings.Contains(err.Error(), "the files rule") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
