@@ -38,13 +38,18 @@ const (
 var settings = []string{"nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events"}
 
 // Prepare turns on, in a namespace, what a Watcher there needs to tell bytes and durations. Connections that are
-// older keep what they have, and of them no event is ever told: only a List knows. It fails with errors.ErrUnsupported where the kernel has no connection tracking.
+// older keep what they have, and of them no event is ever told: only a List knows. Where /proc/sys may not be written, as in
+// a container, the kernel's settings stay: by default it tells of connections that begin while somebody listens, without
+// bytes and durations. It fails with errors.ErrUnsupported where the kernel has no connection tracking.
 func Prepare(ns *netns.NS) error {
 	return ns.Do(func() error {
 		for _, name := range settings {
 			err := os.WriteFile("/proc/sys/net/netfilter/"+name, []byte("1"), 0)
 			if errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("set net.netfilter.%s: %w: load the module nf_conntrack", name, errors.ErrUnsupported)
+			}
+			if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+				continue
 			}
 			if err != nil {
 				return fmt.Errorf("set net.netfilter.%s: %w", name, err)

@@ -39,15 +39,24 @@ func Current() (*NS, error) {
 	return &NS{f}, nil
 }
 
-// FD is the namespace's file descriptor; it is valid until Close.
-func (n *NS) FD() int { return int(n.file.Fd()) }
+// FD is the namespace's file descriptor; it is valid until Close. It is 0 for nil, as of the process's own namespace.
+func (n *NS) FD() int {
+	if n == nil {
+		return 0
+	}
+	return int(n.file.Fd())
+}
 
 // Close lets go of the namespace. It lives on while sockets or threads are in it.
 func (n *NS) Close() error { return n.file.Close() }
 
 // Do runs f with its thread in the namespace. Sockets that f opens stay there; goroutines that f starts do not.
-// /proc/sys/net, read or written by f, is the namespace's.
+// /proc/sys/net, read or written by f, is the namespace's. A nil NS is the process's own, and needs none of the rights that
+// entering one does.
 func (n *NS) Do(f func() error) error {
+	if n == nil {
+		return f()
+	}
 	return onOwnThread(func() error {
 		if err := n.Enter(); err != nil {
 			return err
