@@ -36,7 +36,7 @@ func flowInstance(t *testing.T) (*flowlog.Log, string) {
 	}
 	rule := flow.Rule{Kind: "NetworkPolicy", Namespace: "customers", Name: "ldap-clients", Direction: flow.Ingress, Index: flow.Isolation, File: "policies.yaml", Line: 2}
 	l := flowlog.New(flowlog.Names{
-		State:     func() *cluster.State { return s },
+		Resolve:   s.Resolve,
 		Decide:    func(flow.Tuple) flow.Decision { return flow.Decision{Verdict: flow.Allow} },
 		Attribute: func(ruleset.RowID, flow.Tuple) (flow.Rule, bool) { return rule, true },
 		Rules:     func(ruleset.RowID) []flow.Rule { return []flow.Rule{rule} },

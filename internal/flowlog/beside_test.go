@@ -27,7 +27,7 @@ func TestDifferencesAreSeenAndFound(t *testing.T) {
 		"allowed":     {flow.Allow, &flowlog.Beside{Rollout: "r", Verdict: flow.Deny, Rule: rule}, false, "before rollout r it was denied by shop/db (candidate) ingress[0] (r.yaml:7)"},
 	} {
 		asked := 0
-		log := flowlog.New(flowlog.Names{State: func() *cluster.State { return world },
+		log := flowlog.New(flowlog.Names{Resolve: world.Resolve,
 			Beside: func(_ flow.Tuple, fared flow.Verdict, _ bool, _ time.Time) *flowlog.Beside {
 				if asked++; fared != c.fared {
 					t.Errorf("%s: asked about what fared %s", what, fared)
@@ -68,7 +68,7 @@ func TestDifferencesAreSeenAndFound(t *testing.T) {
 func TestDenialsAreJudgedAnewAfterPart(t *testing.T) {
 	world := newState(t, pod("shop", "web", cluster.Owner{}, clientAddr, nil), pod("shop", "db", cluster.Owner{}, serverAddr, nil))
 	var now *flowlog.Beside
-	log := flowlog.New(flowlog.Names{State: func() *cluster.State { return world },
+	log := flowlog.New(flowlog.Names{Resolve: world.Resolve,
 		Beside: func(flow.Tuple, flow.Verdict, bool, time.Time) *flowlog.Beside { return now }}, flowlog.Limits{})
 	denial := flowlog.Denial{Time: t0, Tuple: flow.Tuple{Source: clientAddr, Destination: serverAddr, Protocol: flow.TCP, Port: 5432}}
 	log.Denied(denial)

@@ -72,7 +72,7 @@ func (w *world) names() flowlog.Names {
 	allowed := ldapClients
 	allowed.Index = 0
 	return flowlog.Names{
-		State:     func() *cluster.State { return w.state },
+		Resolve:   func(t flow.Tuple) cluster.Connection { return w.state.Resolve(t) },
 		Decide:    func(flow.Tuple) flow.Decision { return flow.Decision{Verdict: flow.Allow, Rule: allowed} },
 		Attribute: func(row ruleset.RowID, _ flow.Tuple) (flow.Rule, bool) { return ldapClients, row == 7 },
 		Rules:     func(ruleset.RowID) []flow.Rule { return []flow.Rule{ldapClients} },

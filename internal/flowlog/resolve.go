@@ -13,8 +13,8 @@ import (
 // called while the Log is locked, so they must not call it. Only State is needed; without another one its answer is
 // not known.
 type Names struct {
-	// State is the cluster as it is now.
-	State func() *cluster.State
+	// Resolve says whose addresses they are, by the cluster as it is now.
+	Resolve func(flow.Tuple) cluster.Connection
 	// Decide gives the rule behind a connection that was let through: of what is in force.
 	Decide func(flow.Tuple) flow.Decision
 	// Attribute gives the rule behind a denied packet, by the row that dropped it.
@@ -34,7 +34,7 @@ type Names struct {
 
 // ends names both ends of t, and completes it: whether the client is the server's own node is known only here.
 func (n *Names) ends(t flow.Tuple) (src, dst End, full flow.Tuple) {
-	c := n.State().Resolve(t)
+	c := n.Resolve(t)
 	return NewEnd(c.From), NewEnd(c.To), c.Tuple()
 }
 

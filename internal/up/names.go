@@ -22,8 +22,8 @@ import (
 func flowNames(e *engine.Engine, state, judged func() *cluster.State, rollouts *driver.Driver,
 	service func(netip.AddrPort, flow.Protocol) string) flowlog.Names {
 	return flowlog.Names{
-		State:  state,
-		Decide: e.Decide,
+		Resolve: func(t flow.Tuple) cluster.Connection { return state().Resolve(t) },
+		Decide:  e.Decide,
 		Attribute: func(row ruleset.RowID, t flow.Tuple) (flow.Rule, bool) {
 			return e.Attribute(dataplane.Denial{Row: row, Tuple: t})
 		},

@@ -27,7 +27,7 @@ func newLog(t *testing.T) *flowlog.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return flowlog.New(flowlog.Names{State: func() *cluster.State { return s }}, flowlog.Limits{})
+	return flowlog.New(flowlog.Names{Resolve: s.Resolve}, flowlog.Limits{})
 }
 
 // deny records a denial whose port is its name in these tests.

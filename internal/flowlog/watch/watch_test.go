@@ -39,7 +39,7 @@ func newLog(t *testing.T) *flowlog.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return flowlog.New(flowlog.Names{State: func() *cluster.State { return s }}, flowlog.Limits{})
+	return flowlog.New(flowlog.Names{Resolve: s.Resolve}, flowlog.Limits{})
 }
 
 // run runs a watch until the test ends.
