@@ -43,7 +43,7 @@ var mayImport = map[string]string{
 	"internal/generation":              "label flow policy wholefile",
 	"internal/source/kube":             "cluster policy manifest",
 	"internal/inforce":                 "",
-	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce netns cni",
+	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch netns cni",
 	"internal/source/git":              "manifest source/dir",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",

@@ -13,7 +13,11 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ringfence-project/ringfence/internal/agent"
+	"github.com/ringfence-project/ringfence/internal/up"
 )
+
+// agentRun is the run folder of the instance "agent", which `ringfence flows --name agent` asks.
+const agentRun = "/run/ringfence/agent"
 
 // agentFlags are what `ringfence agent` can be told.
 type agentFlags struct {
@@ -22,6 +26,7 @@ type agentFlags struct {
 	unknown          string
 	loadClosed       bool
 	listen           string
+	flows            bool
 	logLevel         string
 	logFormat        string
 }
@@ -55,6 +60,7 @@ the first pod starts.`,
 	flags.StringVar(&f.unknown, "unknown-pods", "deny", "deny or allow what pods send and get that the agent does not know yet")
 	flags.BoolVar(&f.loadClosed, "load-closed", false, "put in force that unknown pods are closed, and end")
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:9470", "loopback address for metrics and health")
+	flags.BoolVar(&f.flows, "flows", true, "keep the last flows, bounded, for \"ringfence flows --name agent\" in the agent's container")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
@@ -90,7 +96,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("make a client of the API: %w", err)
 	}
-	return agent.Run(cmd.Context(), agent.Options{Node: f.node, Client: client, Dynamic: objects, PodCIDRs: cidrs,
+	flows := ""
+	if f.flows {
+		flows = up.FlowsSocket(agentRun)
+	}
+	return agent.Run(cmd.Context(), agent.Options{Flows: flows, Node: f.node, Client: client, Dynamic: objects, PodCIDRs: cidrs,
 		AllowUnknown: f.unknown == "allow", Listen: f.listen, Log: log})
 }
 

@@ -116,6 +116,10 @@ func (o *flowsOptions) check(now time.Time) error {
 }
 
 func flows(cmd *cobra.Command, o flowsOptions) error {
+	if isPlugin(cmd) {
+		return errors.New("each node's agent keeps its own flows, and tells them in its container: " +
+			"kubectl -n ringfence-system exec POD -c agent -- ringfence flows --name agent")
+	}
 	if err := o.check(time.Now()); err != nil {
 		return err
 	}

@@ -306,6 +306,9 @@ func printNodes(w io.Writer, all []nodeStatus) error {
 		} else {
 			wrong = append(wrong, firstLine(n.Message, 120))
 		}
+		if closed := len(n.Closed); closed > 0 {
+			wrong = append(wrong, fmt.Sprintf("%d pods are closed, as it is not known where they are plugged in", closed))
+		}
 		for _, c := range n.Conditions {
 			if !strings.HasPrefix(n.Message, c.Type) {
 				wrong = append(wrong, c.Type+" "+c.Object)

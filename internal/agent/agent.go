@@ -23,6 +23,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/dataplane/nft"
 	"github.com/ringfence-project/ringfence/internal/engine"
+	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -43,7 +44,9 @@ type Options struct {
 	AllowUnknown bool
 	Records      string // folder of cni.Records; "" is cni.DefaultRecords
 	Listen       string // where metrics and health are served, on a loopback address; "" is nowhere
-	Log          *slog.Logger
+	// Flows is the socket on which flows are told, to whoever may open it; see flowlog/socket. "" keeps none.
+	Flows string
+	Log   *slog.Logger
 }
 
 // Agent is a running agent.
@@ -59,6 +62,7 @@ type Agent struct {
 	mu      sync.Mutex
 	own     map[string]Condition // the agent's own conditions, by type
 	engine  *engine.Engine       // nil until the first lists are complete
+	flows   *flowlog.Log         // nil before that, and where none are kept
 	probed  bool                 // a probe was seen to pass the table
 	told    map[string]bool
 	inForce bool
@@ -128,6 +132,13 @@ func (a *Agent) enforce(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.keepProbing(ctx, dp) })
 	group.Go(func() error { return a.denials.count(ctx, dp, e) })
+	if a.options.Flows != "" {
+		log := newFlows(e)
+		a.mu.Lock()
+		a.flows = log
+		a.mu.Unlock()
+		group.Go(func() error { return a.keepFlows(ctx, log) })
+	}
 	group.Go(func() error { return e.RunFeed(ctx, a.feed, a.observe) })
 	return errors.Join(group.Wait(), dp.Close())
 }
@@ -215,8 +226,10 @@ func (a *Agent) observe(ev engine.Event) {
 	case ev.Repaired != "":
 		a.log.Warn("somebody changed the kernel's tables; they were put right", "what", ev.Repaired)
 	case ev.Seen.Lost > 0:
+		a.seen(ev.Seen)
 		a.metrics.lost.Add(float64(ev.Seen.Lost))
 	case ev.Seen.Denial != nil:
+		a.seen(ev.Seen)
 		a.denials.see(*ev.Seen.Denial, a.running())
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/podnet"
@@ -193,6 +195,7 @@ func TestAgentInAKernel(t *testing.T) {
 			web, db, unknown := m.pods["web"], m.pods["db"], m.pods["unknown"]
 			o, client := options(apiNode(m.net.Ranges[:]...), onlyFrom("db", "web"),
 				apiPod("web", "1", "n1", port("web").Addresses...), apiPod("db", "2", "n1", port("db").Addresses...))
+			o.Flows = filepath.Join(t.TempDir(), "flows.sock")
 			a, stop := m.start(o)
 			m.awaitReady(a)
 			if c := a.Status().Conditions; len(c) != 1 || c[0].Type != StartGap {
@@ -230,6 +233,7 @@ func TestAgentInAKernel(t *testing.T) {
 			m.reaches(db, "unknown") // TCP tries again
 			m.metrics(a)
 			m.reported(o)
+			m.flows(a)
 		})
 	}
 }
@@ -242,6 +246,23 @@ func talk(t *testing.T, c net.Conn) {
 	must(t, err)
 	_, err = io.ReadFull(c, make([]byte, 2))
 	must(t, err)
+}
+
+// flows asks for flows, as `ringfence flows` does.
+func (m *machine) flows(a *Agent) {
+	m.t.Helper()
+	eventually(m.t, "flows are told", func() bool {
+		denied, allowed := false, false
+		err := socket.Stream(m.t.Context(), a.options.Flows, socket.Request{}, func(x socket.Message) error {
+			if r := x.Record; r != nil {
+				path := r.Source.String() + " -> " + r.Destination.String()
+				denied = denied || r.Denied() && path == "shop/db -> shop/web" && r.By() == "shop/only ingress"
+				allowed = allowed || !r.Denied() && path == "shop/db -> shop/unknown"
+			}
+			return nil
+		})
+		return err == nil && denied && allowed
+	})
 }
 
 // reported looks at what the API is told.
