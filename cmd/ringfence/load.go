@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/query"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
@@ -31,7 +33,8 @@ type input struct {
 	manifests []string
 	namespace string
 	keepGoing bool
-	named     bool // the manifests were named as arguments
+	named     bool   // the manifests were named as arguments
+	rollout   string // whose candidate counts as in force
 	api       apiFlags
 }
 
@@ -39,6 +42,7 @@ func (in *input) flags(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVarP(&in.manifests, "manifests", "f", []string{"."}, "files and folders with manifests; - for stdin")
 	cmd.Flags().StringVarP(&in.namespace, "namespace", "n", "default", "namespace of names without one")
 	in.keepGoingFlag(cmd)
+	cmd.Flags().StringVar(&in.rollout, "rollout", "", "answer as if the candidate of that PolicyRollout were in force for everyone")
 	in.api.flags(cmd)
 }
 
@@ -98,11 +102,30 @@ func (in *input) load(cmd *cobra.Command) (*loaded, error) {
 	if n := len(result.Problems); n > 0 && !in.keepGoing {
 		return nil, fmt.Errorf("%d problem(s) in the manifests; mend them, or look at the rest with --keep-going", n)
 	}
-	state, err := cluster.NewState(result.Objects)
+	state, err := stateWith(result, in.rollout)
 	if err != nil {
 		return nil, err
 	}
 	return &loaded{result, state}, nil
+}
+
+// stateWith is the cluster of manifests, with the candidate of a rollout in force for everyone unless its name is empty.
+func stateWith(r manifest.Result, name string) (*cluster.State, error) {
+	state, err := cluster.NewState(r.Objects)
+	if err != nil || name == "" {
+		return state, err
+	}
+	var names []string
+	for _, s := range r.Rollouts {
+		if s.Name == name {
+			return rollout.Rewrite(state, rollout.Part{Name: name, Change: s.Change, Final: true})
+		}
+		names = append(names, s.Name)
+	}
+	if names == nil {
+		return nil, fmt.Errorf("--rollout %s: the manifests hold no PolicyRollout", name)
+	}
+	return nil, fmt.Errorf("--rollout %s: the manifests hold no such PolicyRollout, but %s", name, strings.Join(names, ", "))
 }
 
 // unlessInterrupted is what read returns, or an error as soon as ctx ends: read may wait for input that never comes, and

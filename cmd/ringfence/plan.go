@@ -29,12 +29,13 @@ type planOptions struct {
 	failOn   []string
 	detailed bool
 	output   string
+	rollout  string // whose candidate NEW has in force
 }
 
 func newPlan() *cobra.Command {
 	var o planOptions
 	cmd := &cobra.Command{
-		Use:   "plan OLD NEW | plan REVISION | plan OLD..NEW",
+		Use:   "plan OLD NEW | plan REVISION | plan OLD..NEW | plan DIR --rollout NAME",
 		Short: "Say which connections a change of manifests would deny or allow, and which of those really seen it would break",
 		Long: `Say what a change of manifests does to connections, not to YAML: what is newly denied and newly allowed between which
 workloads, nodes, unknown pods and parts of the world outside, on which ports, by which rule before and now; how far that
@@ -58,6 +59,7 @@ instance itself. --flows 7d is --live with --since 7d.
   ringfence plan main --dir k8s --live --since 7d
   ringfence plan old/ new/ --flows flows.json --fail-on newly-denied-seen,newly-allowed-outside
   ringfence plan generation:good k8s/
+  ringfence plan k8s/ --rollout lockdown
   ringfence plan main...HEAD --dir k8s -o markdown > comment.md`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -71,6 +73,7 @@ instance itself. --flows 7d is --live with --since 7d.
 	f.StringVarP(&o.folder, "dir", "C", ".", "with revisions: the folder of manifests, in its repository")
 	f.StringSliceVar(&o.failOn, "fail-on", nil, "exit with 1 on any of these, see above")
 	f.BoolVar(&o.detailed, "detailed-exitcode", false, "exit with 2 if there are changes")
+	f.StringVar(&o.rollout, "rollout", "", "NEW with the candidate of that PolicyRollout in force for everyone; with one DIR alone, OLD is the same without")
 	o.recorded.flags(cmd)
 	outputFlag(cmd, &o.output, "text", "json", "yaml", "markdown")
 	return cmd
@@ -143,7 +146,7 @@ func writePlan(cmd *cobra.Command, p *plan.Plan, output string, now time.Time) e
 
 // sides reads both sides, and says how `ringfence explain` finds the new one.
 func (o *planOptions) sides(cmd *cobra.Command, args []string) (sides [2]plan.Side, explainWith string, err error) {
-	sources, err := o.sources(cmd.Context(), args)
+	sources, err := o.sourcesOf(cmd.Context(), args)
 	if err != nil {
 		return sides, "", err
 	}
@@ -158,7 +161,7 @@ func (o *planOptions) sides(cmd *cobra.Command, args []string) (sides [2]plan.Si
 		if err != nil {
 			return sides, "", err
 		}
-		if sides[i], err = newSide(s.name, bundle); err != nil {
+		if sides[i], err = newSide(s.name, bundle, s.rollout); err != nil {
 			return sides, "", err
 		}
 	}
@@ -172,6 +175,9 @@ func (o *planOptions) sides(cmd *cobra.Command, args []string) (sides [2]plan.Si
 	}
 	if p := sources[1].path; p != "" && p != dir.Stdin {
 		explainWith = "-f " + shellWord(p)
+		if o.rollout != "" {
+			explainWith += " --rollout " + shellWord(o.rollout)
+		}
 	}
 	return sides, explainWith, nil
 }
@@ -184,9 +190,9 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-func newSide(name string, bundle *manifest.Bundle) (plan.Side, error) {
+func newSide(name string, bundle *manifest.Bundle, rollout string) (plan.Side, error) {
 	result := bundle.Finish(manifest.Options{})
-	state, err := cluster.NewState(result.Objects)
+	state, err := stateWith(result, rollout)
 	if err != nil {
 		return plan.Side{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -203,6 +209,8 @@ type planSource struct {
 	path   string
 	folder *git.Folder
 	commit string
+	// rollout is the one whose candidate is in force; "" for none.
+	rollout string
 	// policies are those of a generation; then there is nothing else.
 	policies *generation.Generation
 }
@@ -250,7 +258,7 @@ func (o *planOptions) generationSide(cmd *cobra.Command, s planSource, other *cl
 		if err != nil {
 			return plan.Side{}, err
 		}
-		side, err := newSide("", bundle)
+		side, err := newSide("", bundle, "")
 		if err != nil {
 			return side, err
 		}
@@ -263,6 +271,25 @@ func (o *planOptions) generationSide(cmd *cobra.Command, s planSource, other *cl
 		return plan.Side{}, fmt.Errorf("%s: %w", s.name, err)
 	}
 	return plan.Side{Name: s.name, State: state}, nil
+}
+
+// sourcesOf is sources, with the rollout in force on the new side. One path with a rollout is both sides.
+func (o *planOptions) sourcesOf(ctx context.Context, args []string) (out [2]planSource, err error) {
+	_, notThere := os.Stat(args[0])
+	if o.rollout != "" && len(args) == 1 && notThere == nil {
+		out = [2]planSource{{name: args[0], path: args[0]}, {name: args[0], path: args[0]}}
+	} else if out, err = o.sources(ctx, args); err != nil {
+		return out, err
+	}
+	if o.rollout == "" {
+		return out, nil
+	}
+	if out[1].policies != nil {
+		return out, fmt.Errorf("--rollout %s: a generation holds no rollouts", o.rollout)
+	}
+	out[1].rollout = o.rollout
+	out[1].name += " with rollout " + o.rollout
+	return out, nil
 }
 
 // sources says where both sides are. A path that exists is a path; else it is a revision.
