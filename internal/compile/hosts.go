@@ -50,7 +50,7 @@ func (c *Compiler) SetPod(e *cluster.Endpoint, at ruleset.Attachment) {
 	var old *cluster.Endpoint
 	if id == 0 {
 		id = c.pods.Take()
-		c.podIndex.Insert(hash, id, func(i uint32) uint64 { return c.hashKey(c.pods.At(i).endpoint.Key) })
+		c.podIndex.Insert(hash, id)
 	} else if old = c.pods.At(id).endpoint; old == e && c.attachments[id] == at {
 		return
 	}
@@ -170,7 +170,7 @@ func (c *Compiler) own(a netip.Addr, o owner) {
 	if h == 0 {
 		h = c.hosts.Take()
 		*c.hosts.At(h) = host{addr: a, region: c.regionOf(a)}
-		c.hostIndex.Insert(hashAddr(a), h, func(i uint32) uint64 { return hashAddr(c.hosts.At(i).addr) })
+		c.hostIndex.Insert(hashAddr(a), h)
 		c.areaOf(a).hosts++
 	}
 	switch x := c.hosts.At(h); {

@@ -42,12 +42,18 @@ func (p *Pool[T]) Settle() {
 	p.gone = p.gone[:0]
 }
 
-// An Index finds the number of a thing by the thing's hash. It keeps numbers only, four bytes for each: the keys stay
-// where they are. Collisions go to the next place; deleted places are kept until the next growth.
+// An Index finds the number of a thing by the thing's hash. Beside each number it keeps half of the hash, so that it looks
+// at hardly any thing but the right one, and at none when it grows; the keys stay where they are. Collisions go to the
+// next place; deleted places are kept until the next growth.
 type Index struct {
-	places []uint32 // numbers; empty and deleted are marked
-	used   int      // places that are not empty
+	places []place
+	used   int // places that are not empty
 	live   int
+}
+
+type place struct {
+	hash uint32 // the lower half
+	n    uint32 // a number; empty and deleted are marked
 }
 
 const (
@@ -60,23 +66,23 @@ func (x *Index) Find(hash uint64, is func(uint32) bool) uint32 {
 	if len(x.places) == 0 {
 		return 0
 	}
-	mask := uint64(len(x.places) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		switch n := x.places[i]; {
-		case n == empty:
+	h, mask := uint32(hash), uint32(len(x.places)-1)
+	for i := h & mask; ; i = (i + 1) & mask {
+		switch p := x.places[i]; {
+		case p.n == empty:
 			return 0
-		case n != deleted && is(n):
-			return n
+		case p.hash == h && p.n != deleted && is(p.n):
+			return p.n
 		}
 	}
 }
 
-// Insert adds a number that is not there yet; hashOf must give the hash of every number that is.
-func (x *Index) Insert(hash uint64, n uint32, hashOf func(uint32) uint64) {
+// Insert adds a number that is not there yet.
+func (x *Index) Insert(hash uint64, n uint32) {
 	if 4*(x.used+1) > 3*len(x.places) {
-		x.grow(hashOf)
+		x.grow()
 	}
-	if x.put(hash, n) {
+	if x.put(place{uint32(hash), n}) {
 		x.used++
 	}
 	x.live++
@@ -86,25 +92,25 @@ func (x *Index) Insert(hash uint64, n uint32, hashOf func(uint32) uint64) {
 func (x *Index) Live() int { return x.live }
 
 // put reports whether the place was empty.
-func (x *Index) put(hash uint64, n uint32) bool {
-	mask := uint64(len(x.places) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		if old := x.places[i]; old == empty || old == deleted {
-			x.places[i] = n
+func (x *Index) put(p place) bool {
+	mask := uint32(len(x.places) - 1)
+	for i := p.hash & mask; ; i = (i + 1) & mask {
+		if old := x.places[i].n; old == empty || old == deleted {
+			x.places[i] = p
 			return old == empty
 		}
 	}
 }
 
-func (x *Index) grow(hashOf func(uint32) uint64) {
+func (x *Index) grow() {
 	old, size := x.places, max(16, len(x.places))
 	if 2*x.live >= size {
 		size *= 2
 	}
-	x.places, x.used = make([]uint32, size), 0
-	for _, n := range old {
-		if n != empty && n != deleted {
-			x.put(hashOf(n), n)
+	x.places, x.used = make([]place, size), 0
+	for _, p := range old {
+		if p.n != empty && p.n != deleted {
+			x.put(p)
 			x.used++
 		}
 	}
@@ -112,10 +118,10 @@ func (x *Index) grow(hashOf func(uint32) uint64) {
 
 // Remove takes out a number that is there.
 func (x *Index) Remove(hash uint64, n uint32) {
-	mask := uint64(len(x.places) - 1)
-	for i := hash & mask; x.places[i] != empty; i = (i + 1) & mask {
-		if x.places[i] == n {
-			x.places[i] = deleted
+	mask := uint32(len(x.places) - 1)
+	for i := uint32(hash) & mask; x.places[i].n != empty; i = (i + 1) & mask {
+		if x.places[i].n == n {
+			x.places[i].n = deleted
 			x.live--
 			return
 		}

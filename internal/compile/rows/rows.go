@@ -84,7 +84,7 @@ func (r *Rows) intern(v ruleset.Row) uint32 {
 	x := r.all.At(id)
 	x.Value = v
 	x.allows, x.denies = rowLoses(&v, &denied), rowLoses(&allowed, &v)
-	r.index.Insert(hash, id, func(i uint32) uint64 { return r.hash(&r.all.At(i).Value) })
+	r.index.Insert(hash, id)
 	r.EachRule(&v, func(o *Origin) { o.refs++ })
 	return id
 }
