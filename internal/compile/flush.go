@@ -183,16 +183,20 @@ func (c *Compiler) Judge(t flow.Tuple) ruleset.Judgement {
 	if t.Source == t.Destination && !t.Translated {
 		return allowed
 	}
-	source, sourceLocal := c.lookUp(t.Source)
-	destination, destinationLocal := c.lookUp(t.Destination)
-	if sourceLocal {
+	from, to := c.hostAt(t.Source), c.hostAt(t.Destination)
+	egress, ingress := c.hosts.At(from).local, c.hosts.At(to).local && !t.Local
+	if !egress && !ingress {
+		return allowed // as on every node but one or two
+	}
+	source, destination := c.identityAt(t.Source, from), c.identityAt(t.Destination, to)
+	if egress {
 		j := c.judgeSide(0, source, destination, t)
 		if j.Verdict != flow.Allow {
 			return j
 		}
 		allowed = j
 	}
-	if destinationLocal && !t.Local {
+	if ingress {
 		if j := c.judgeSide(1, destination, source, t); j.Verdict != flow.Allow || j.Rule != 0 {
 			return j
 		}
@@ -206,13 +210,12 @@ func (c *Compiler) Decide(t flow.Tuple) flow.Decision {
 	return flow.Decision{Verdict: j.Verdict, Direction: j.Direction, Rule: c.rows.Rule(j.Rule)}
 }
 
-// lookUp returns the identity of an address and whether it is one that is judged.
-func (c *Compiler) lookUp(a netip.Addr) (identity uint32, local bool) {
-	if h := c.hostAt(a); h != 0 {
-		x := c.hosts.At(h)
-		return c.identityOf(x), x.local
+// identityAt returns the identity of an address, whose host is h; 0 if it has none.
+func (c *Compiler) identityAt(a netip.Addr, h uint32) uint32 {
+	if h != 0 {
+		return c.identityOf(c.hosts.At(h))
 	}
-	return c.regions.At(c.regionOf(a)).identity, false
+	return c.regions.At(c.regionOf(a)).identity
 }
 
 func (c *Compiler) judgeSide(d int, subject, peer uint32, t flow.Tuple) ruleset.Judgement {
