@@ -59,7 +59,7 @@ type Compiler struct {
 	spaces    pool.Pool[space]
 	spaceName map[string]uint32
 	sets      pool.Pool[set]
-	setIndex  map[setKey]uint32
+	setIndex  pool.Index
 	nodeSets  []uint32
 	withLabel map[string][]uint32 // sets by "key=value"
 
@@ -109,7 +109,7 @@ func New(o Options) *Compiler {
 	c := &Compiler{options: o, seed: maphash.MakeSeed(),
 		pods: pool.New[pod](), attachments: map[uint32]ruleset.Attachment{}, nodes: map[string]uint32{}, nodePool: pool.New[node](),
 		hosts: pool.New[host](), rivals: map[uint32][]owner{}, attached: map[uint32]ruleset.Attachment{}, areas: map[areaKey]*area{},
-		spaces: pool.New[space](), spaceName: map[string]uint32{}, sets: pool.New[set](), setIndex: map[setKey]uint32{},
+		spaces: pool.New[space](), spaceName: map[string]uint32{}, sets: pool.New[set](),
 		withLabel: map[string][]uint32{}, rows: rows.New(),
 		selectors: pool.New[selector](), selectorIndex: map[selectorKey]uint32{}, spaceSels: pool.New[spaceSelector](),
 		spaceSelIndex: map[string]uint32{}, subjects: newAnchors(), peers: newAnchors(),

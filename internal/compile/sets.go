@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"hash/maphash"
+	"math/bits"
 	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
@@ -135,22 +137,36 @@ func (c *Compiler) sweepSpaces() {
 }
 
 func (c *Compiler) podSet(e *cluster.Endpoint) uint32 {
-	id, ok := c.spaceName[e.Namespace]
-	if !ok {
-		id = c.space(e.Namespace)
-	}
-	return c.setOf(setKey{id, e.Labels, c.rows.Ports.List(e)})
-}
-
-func (c *Compiler) nodeSet(labels label.Set) uint32 { return c.setOf(setKey{labels: labels}) }
-
-func (c *Compiler) setOf(k setKey) uint32 {
-	if id, ok := c.setIndex[k]; ok {
+	ports := c.rows.Ports.List(e)
+	hash := c.hashSet(e.Namespace, e.Labels, ports)
+	id := c.setIndex.Find(hash, func(i uint32) bool {
+		k := &c.sets.At(i).key
+		return k.labels == e.Labels && k.ports == ports && k.space != 0 && c.spaces.At(k.space).name == e.Namespace
+	})
+	if id != 0 {
 		return id
 	}
+	return c.newSet(hash, setKey{c.space(e.Namespace), e.Labels, ports})
+}
+
+func (c *Compiler) nodeSet(labels label.Set) uint32 {
+	hash := c.hashSet("", labels, 0)
+	id := c.setIndex.Find(hash, func(i uint32) bool { return c.sets.At(i).key == setKey{labels: labels} })
+	if id != 0 {
+		return id
+	}
+	return c.newSet(hash, setKey{labels: labels})
+}
+
+// hashSet is over the name of a namespace in place of its number, which would have to be looked up first.
+func (c *Compiler) hashSet(namespace string, labels label.Set, ports uint32) uint64 {
+	return maphash.String(c.seed, labels.String()) ^ bits.RotateLeft64(maphash.String(c.seed, namespace), 32) + uint64(ports)
+}
+
+func (c *Compiler) newSet(hash uint64, k setKey) uint32 {
 	id := c.sets.Take()
 	*c.sets.At(id) = set{key: k, rematch: true}
-	c.setIndex[k] = id
+	c.setIndex.Insert(hash, id)
 	c.touchSet(id)
 	if k.space == 0 {
 		c.nodeSets = append(c.nodeSets, id)
@@ -167,7 +183,7 @@ func (c *Compiler) setOf(k setKey) uint32 {
 // dropSet forgets a label set that no host has.
 func (c *Compiler) dropSet(id uint32) {
 	s := c.sets.At(id)
-	delete(c.setIndex, s.key)
+	c.setIndex.Remove(c.hashSet(c.spaces.At(s.key.space).name, s.key.labels, s.key.ports), id)
 	if s.key.space == 0 {
 		c.nodeSets = pool.Without(c.nodeSets, id)
 	} else {
