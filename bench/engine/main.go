@@ -168,6 +168,8 @@ func (w *bench) writeVerdicts(file string) error {
 	whole := compile.New(compile.Options{})
 	w.Feed(whole)
 	whole.Flush()
+	fmt.Print("  as the whole cluster judges: ")
+	w.verdicts(whole)
 	out := make([]byte, 0, 2*len(w.Connections))
 	for _, t := range w.Connections {
 		verdict := byte('0')
