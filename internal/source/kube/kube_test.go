@@ -313,11 +313,15 @@ func TestTheDefinitionComesAndGoes(t *testing.T) {
 	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "once their definition is installed") })
 	<-w.source.Synced()
 	wide := w.wide.Resource(ClusterPolicies)
-	w.installed.Store(true)
 	w.must(wide.Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
+	w.installed.Store(true)
 	guard := PolicyKey{Name: "guard"}
 	w.until("the policy is there", func() bool { return w.have.Policies[guard] != nil && w.condition(NotInstalled) == "" })
 
+	// The fake API forgets what happens between a list and the watch that follows it.
+	w.until("it is watched", func() bool {
+		return slices.ContainsFunc(w.wide.Actions(), func(a k8stesting.Action) bool { return a.Matches("watch", ClusterPolicies.Resource) })
+	})
 	w.terminating.Store(true)
 	w.must(nil, wide.Delete(t.Context(), "guard", metav1.DeleteOptions{}))
 	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "stay in force") })
