@@ -10,7 +10,7 @@
 //	out_N, in_N          address of the other end → identity → peers_out_N, peers_in_N → number of the row; else the default row's
 //	row                  number of the row → row_N
 //	row_N                protocol and the server's port → return to judge, or count, log and drop
-//	judge                put the epoch's label on the connection and accept
+//	allowed              put the epoch's label on the connection and accept
 //
 // Everything is looked up of the connection, not of the packet: the client is the source of its original direction
 // and the server the source of its replies, whatever addresses were translated. The scratch register between look-ups

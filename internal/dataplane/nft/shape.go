@@ -161,12 +161,14 @@ func fixedChains(o Options) []netfilter.Chain {
 		// An ICMP error is judged as part of the connection that it speaks of, and carries its label. Where that is
 		// missing, the connection was not judged since the last tightening, and its own next packet will be.
 		dropChain("stale", [2]string{"unknown_client", "unknown_server"}, connectionEnd(original), connectionEnd(reply)),
-		untrackedChain(),
-		unknownChain("unknown_client", connectionEnd(original), notLoopback()), unknownChain("unknown_server", connectionEnd(reply), forwarded()),
+		unknownChain("unknown_client", connectionEnd(original), notLoopback(), untracked(goTo("unknown_source"))),
+		unknownChain("unknown_server", connectionEnd(reply), forwarded(), untracked(goTo("unknown_destination"))),
 		unknownChain("unknown_source", loadSource, notLoopback()), unknownChain("unknown_destination", loadDestination, forwarded()),
 		{Ref: named("unknown"), Rules: refuse(closedCounter, 0, 0, o)},
-		rowChooser(),
+		{Ref: named("judge"), Rules: judgeRules()}, rowChooser(),
 		peerChain("client", original, "source"), peerChain("server", reply, "destination"),
+		{Ref: named("local_source"), Rules: setFrom(notLocal, localMap, loadSource)},
+		{Ref: named("local_destination"), Rules: setFrom(notLocal, localMap, loadDestination)},
 		{Ref: named("source"), Rules: setFrom(0, nil, loadSource)}, {Ref: named("destination"), Rules: setFrom(0, nil, loadDestination)},
 	}
 }
@@ -179,8 +181,8 @@ func dropChain(name string, unknown [2]string, ends ...func(v int) []netfilter.E
 }
 
 // unknownChain refuses what has an unknown pod at one end. It is asked about addresses that are not our pods' only.
-func unknownChain(name string, load func(v int) []netfilter.Expression, where []netfilter.Expression) netfilter.Chain {
-	var rules []netfilter.Rule
+func unknownChain(name string, load func(v int) []netfilter.Expression, where []netfilter.Expression, before ...netfilter.Rule) netfilter.Chain {
+	rules := before
 	for v := range 2 {
 		rules = append(rules, does(where, load(v), in(closedSet(v).Name), goTo("unknown")))
 	}
@@ -213,19 +215,17 @@ func moved(v int) netfilter.Rule {
 		goTo("unknown"))
 }
 
-// untrackedChain judges packets that somebody exempted from connection tracking, each on its own addresses.
-func untrackedChain() netfilter.Chain {
-	rules := setFrom(notLocal, localMap, loadSource)
-	rules = append(rules, askUnknown("unknown_source"), does(loadScratch(), follow("subjects_out")), askRow())
-	rules = append(rules, setFrom(notLocal, localMap, loadDestination)...)
-	rules = append(rules, askUnknown("unknown_destination"), does(loadScratch(), follow("subjects_in")), askRow(), does(scratch(0), accept()))
-	return netfilter.Chain{Ref: named("untracked"), Rules: rules}
+// untracked is a rule for packets that somebody exempted from connection tracking. They are judged like the others, but
+// each on its own addresses and ports; what is looked up of their connection is a miss. They have no judge of their own
+// because the kernel walks every way to every row when a rule changes: that would be twice as many.
+func untracked(verdict []netfilter.Expression) netfilter.Rule {
+	return does(inState(expr.CtStateBitUNTRACKED), verdict)
 }
 
 // peerChain leaves the identity of one end of the connection in the scratch.
-func peerChain(name string, direction int, untracked string) netfilter.Chain {
+func peerChain(name string, direction int, otherwise string) netfilter.Chain {
 	return netfilter.Chain{Ref: named(name), Rules: append(
-		[]netfilter.Rule{does(inState(expr.CtStateBitUNTRACKED), goTo(untracked))},
+		[]netfilter.Rule{untracked(goTo(otherwise))},
 		setFrom(0, nil, connectionEnd(direction))...)}
 }
 
@@ -256,7 +256,9 @@ func connectionEnd(direction int) func(v int) []netfilter.Expression {
 	return func(v int) []netfilter.Expression { return loadCt([]uint32{ctSrcIP, ctSrcIP6}[v], direction) }
 }
 
-// judging is the part of the table that names the epoch: a new epoch rewrites it.
+// judging is the part of the table that names the epoch: a new epoch rewrites it, so that it is kept small. It is rules
+// and not data, as a packet sees the rules of one moment: what is judged by rows from before a change must not get the
+// label from after it.
 //
 // Packets are judged where they are forwarded. What the node itself sends does not pass there, so it reaches every
 // pod, and nobody can pretend to be the node: behind source translation one would have to tell its packets by the
@@ -275,11 +277,11 @@ func judging(epoch int) []netfilter.Chain {
 			does(inDirection(reply), accept()), // the client is the node
 			does(goTo("judge")),
 		}},
-		{Ref: named("judge"), Rules: judgeRules(epoch)},
+		{Ref: named("allowed"), Rules: []netfilter.Rule{does(setLabel(epoch), scratch(0), accept())}},
 	}
 }
 
-func judgeRules(epoch int) []netfilter.Rule {
+func judgeRules() []netfilter.Rule {
 	icmpError := func(p flow.Protocol) netfilter.Rule {
 		return does(inState(expr.CtStateBitRELATED), loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), goTo("stale"))
 	}
@@ -290,14 +292,13 @@ func judgeRules(epoch int) []netfilter.Rule {
 		does(ipVersion(1), loadMeta(expr.MetaKeyL4PROTO), is(byte(flow.ICMPv6)), loadICMPType(), between(133, 137),
 			payload(expr.PayloadBaseNetworkHeader, 7, 1), is(255), accept()),
 		does(inState(expr.CtStateBitINVALID), goTo("invalid")),
-		does(inState(expr.CtStateBitUNTRACKED), goTo("untracked")),
 		icmpError(flow.ICMP), icmpError(flow.ICMPv6),
 	}
 	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(original))...)
-	rules = append(rules, askUnknown("unknown_client"), does(loadScratch(), follow("subjects_out")), askRow())
+	rules = append(rules, untracked(jump("local_source")), askUnknown("unknown_client"), does(loadScratch(), follow("subjects_out")), askRow())
 	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(reply))...)
-	return append(rules, askUnknown("unknown_server"), does(loadScratch(), follow("subjects_in")), askRow(),
-		does(setLabel(epoch), scratch(0), accept()))
+	return append(rules, untracked(jump("local_destination")), askUnknown("unknown_server"), does(loadScratch(), follow("subjects_in")), askRow(),
+		does(goTo("allowed")))
 }
 
 // subjectRules leave in the scratch the row of a subject and the peer at the other end: that of the pair, or the default.
