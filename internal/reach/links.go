@@ -31,16 +31,6 @@ type link struct{ identity, row uint32 }
 
 func (s *sparse) of(id uint32) []link { return s.cells[s.start[id]:s.start[id+1]] }
 
-// at returns the row for an identity, or the given one.
-func (s *sparse) at(id, other, usual uint32) uint32 {
-	for _, l := range s.of(id) {
-		if l.identity == other {
-			return l.row
-		}
-	}
-	return usual
-}
-
 // side is the place of a direction in links.
 func side(d flow.Direction) int { return int(d - flow.Egress) }
 
@@ -187,9 +177,4 @@ func (t *links) fences(d flow.Direction, subject ruleset.Identity) bool {
 		}
 	}
 	return false
-}
-
-// row is the row of a subject and a peer.
-func (t *links) row(d flow.Direction, subject, peer ruleset.Identity) uint32 {
-	return t.from[side(d)].at(uint32(subject), uint32(peer), t.usual[side(d)][subject])
 }
