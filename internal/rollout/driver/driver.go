@@ -21,6 +21,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/judge"
 )
 
 // Pod is what is known of a pod's health.
@@ -76,7 +77,7 @@ type driven struct {
 
 	part     rollout.Part
 	selected map[cluster.Key]bool
-	judges   *judges // while it is active
+	judge    *judge.Judge // while it is active
 	lost     []string
 	before   map[cluster.Key]Pod // the cohort's health when the step began
 	step     int                 // that before is of
@@ -161,7 +162,7 @@ func (d *Driver) follow(r *driven, now time.Time) {
 	next := r.status.Follow(r.spec, d.blocker(r), now)
 	if next.Digest != r.status.Digest || next.Phase != r.status.Phase {
 		r.own = nil
-		r.living, r.judges = false, nil
+		r.living, r.judge = false, nil
 		d.set(r, next)
 	}
 }
@@ -226,7 +227,7 @@ func (d *Driver) move(r *driven, next rollout.Status, now time.Time) error {
 		return err
 	}
 	if !next.Active() {
-		r.judges = nil
+		r.judge = nil
 	}
 	if next.Phase != previous.Phase || next.Step != previous.Step {
 		d.applied = false
@@ -262,7 +263,7 @@ func (d *Driver) Views() (now, past []View) {
 			}
 		}
 		for k := range r.selected {
-			if r.judged(k) {
+			if r.part.Includes(k) {
 				v.Cohort = append(v.Cohort, k.String())
 			}
 		}
@@ -273,11 +274,6 @@ func (d *Driver) Views() (now, past []View) {
 		past = append(past, View{Status: s})
 	}
 	return now, past
-}
-
-// judged reports whether a pod is judged by the candidate, as far as it selects it.
-func (r *driven) judged(k cluster.Key) bool {
-	return r.part.Final || r.part.Everyone || r.part.Members[k]
 }
 
 func (d *Driver) differs(r *driven) []string {

@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/judge"
 )
 
 // rig is a machine without a kernel: what is in force is what Rewrite said when it was last put in force.
@@ -306,11 +307,11 @@ func TestWhatCannotBeJudgedIsNoFinding(t *testing.T) {
 	r := newRig(t)
 	r.follow(spec("r", "1", webOut(t), audit, all))
 	unknown := flow.Tuple{Source: addr(1), Destination: addr(99), Protocol: flow.TCP, Port: 80}
-	for what, saw := range map[string]func() *Difference{
-		"an unknown pod":       func() *Difference { return r.Saw(unknown, flow.Allow, false, r.now) },
-		"a verdict of before":  func() *Difference { return r.Saw(toStranger(1), flow.Deny, false, r.now) },
-		"pods of no concern":   func() *Difference { return r.Saw(toDB(11), flow.Deny, false, r.now) },
-		"a tuple that is none": func() *Difference { return r.Saw(flow.Tuple{}, flow.Allow, false, r.now) },
+	for what, saw := range map[string]func() *judge.Difference{
+		"an unknown pod":       func() *judge.Difference { return r.Saw(unknown, flow.Allow, false, r.now) },
+		"a verdict of before":  func() *judge.Difference { return r.Saw(toStranger(1), flow.Deny, false, r.now) },
+		"pods of no concern":   func() *judge.Difference { return r.Saw(toDB(11), flow.Deny, false, r.now) },
+		"a tuple that is none": func() *judge.Difference { return r.Saw(flow.Tuple{}, flow.Allow, false, r.now) },
 	} {
 		if d := saw(); d != nil {
 			t.Errorf("%s: %+v", what, d)

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -10,13 +9,8 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/judge"
 )
-
-// judges are the two policy sets that a rollout leads from and to, compiled beside what is in force: without the
-// candidate, and with it for everyone. All other rollouts are in both as they are in force.
-type judges struct {
-	before, after *compile.Compiler
-}
 
 // Rewrite returns the state with the policies that are in force for each pod, of one with the policies of the files. It
 // has the judges up to date when it returns, so that no pod is seen that they do not know.
@@ -68,47 +62,33 @@ func (d *Driver) rewrite(base *cluster.State) (out *cluster.State, failed *drive
 		}
 	}
 	for _, r := range all {
-		if err := d.updateJudges(r, bottom, all); err != nil {
+		if err := d.updateJudge(r, bottom, all); err != nil {
 			return nil, r, err
 		}
 	}
 	return out, nil, nil
 }
 
-func (d *Driver) updateJudges(r *driven, bottom *cluster.State, all []*driven) error {
+func (d *Driver) updateJudge(r *driven, bottom *cluster.State, all []*driven) error {
 	if !r.status.Active() || r.spec == nil {
-		r.judges, r.lost = nil, nil
+		r.judge, r.lost = nil, nil
 		return nil
 	}
-	if r.judges == nil {
-		r.judges = &judges{compile.New(compile.Options{}), compile.New(compile.Options{})}
+	if r.judge == nil {
+		r.judge = judge.New(r.spec.Name, compile.Options{})
+		r.judge.Selected = func(k cluster.Key) bool { return r.selected[k] }
+		r.judge.Judged = func(k cluster.Key) bool { return r.part.Includes(k) }
 	}
-	var before, after []rollout.Part
+	var beside []rollout.Part
 	for _, o := range all {
-		switch {
-		case o == r:
-			after = append(after, rollout.Part{Name: r.spec.Name, Change: r.spec.Change, Everyone: true})
-		case !o.part.Final:
-			before, after = append(before, o.part), append(after, o.part)
+		if o != r && !o.part.Final {
+			beside = append(beside, o.part)
 		}
 	}
-	for _, j := range []struct {
-		parts    []rollout.Part
-		compiler *compile.Compiler
-	}{{before, r.judges.before}, {after, r.judges.after}} {
-		s, err := rollout.Rewrite(bottom, j.parts...)
-		if err != nil {
-			return err
-		}
-		j.compiler.Update(s, nil)
+	if err := r.judge.Update(bottom, r.spec.Change, beside); err != nil {
+		return err
 	}
-	r.lost = nil
-	for _, p := range rollout.Probes(bottom, r.spec.Change) {
-		if r.judges.before.Decide(p.Tuple).Verdict == flow.Allow && r.judges.after.Decide(p.Tuple).Verdict != flow.Allow &&
-			!slices.Contains(r.lost, p.String()) {
-			r.lost = append(r.lost, p.String())
-		}
-	}
+	r.lost = r.judge.Lost(bottom, r.spec.Change)
 	return nil
 }
 
@@ -142,22 +122,14 @@ func (d *Driver) ForEveryone() (policies []*policy.Policy, complete []string) {
 	return d.bottom.Policies(), complete
 }
 
-// Difference is what the other side of a rollout says of a connection that fared otherwise.
-type Difference struct {
-	Rollout string
-	// Candidate: it is what the candidate says, which is not in force for the pod; else it is what the policies before say.
-	Candidate bool
-	flow.Decision
-}
-
 // Saw judges a connection that was seen, and how it fared. It returns the first rollout's difference, nil if there is
 // none. live: it was there before.
-func (d *Driver) Saw(t flow.Tuple, fared flow.Verdict, live bool, at time.Time) *Difference {
+func (d *Driver) Saw(t flow.Tuple, fared flow.Verdict, live bool, at time.Time) *judge.Difference {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var first *Difference
+	var first *judge.Difference
 	for _, r := range d.sorted() {
-		if r.judges == nil || d.base == nil {
+		if r.judge == nil || d.base == nil {
 			continue
 		}
 		if diff := d.saw(r, t, fared, live, at); diff != nil && first == nil {
@@ -167,44 +139,14 @@ func (d *Driver) Saw(t flow.Tuple, fared flow.Verdict, live bool, at time.Time) 
 	return first
 }
 
-func (d *Driver) saw(r *driven, t flow.Tuple, fared flow.Verdict, live bool, at time.Time) *Difference {
-	c := d.base.Resolve(t)
-	t = c.Tuple()
-	from, to := c.From.Endpoint, c.To.Endpoint
-	if (from == nil || !r.selected[from.Key]) && (to == nil || !r.selected[to.Key]) {
-		return nil
-	}
-	e := &r.status.Evidence
-	// A verdict that what is in force now would not give comes from before a change; and whose labels are not known
-	// cannot be judged.
-	if c.From.Unknown || c.To.Unknown || d.options.Decide(t).Verdict != fared {
-		e.Uncertain++
-		return nil
-	}
-	audit := r.spec.Steps[min(r.status.Step, len(r.spec.Steps)-1)].Kind == rollout.Audit
-	for _, end := range []*cluster.Endpoint{from, to} {
-		if end != nil && r.selected[end.Key] && (audit || r.judged(end.Key)) {
-			e.Saw(rollout.Workload(end))
-		}
-	}
-	d.unsaved = true
-	before, after := r.judges.before.Decide(t), r.judges.after.Decide(t)
-	diff := &Difference{Rollout: r.spec.Name}
-	f := rollout.Finding{Live: live, Source: partyText(c.From), Destination: partyText(c.To), Port: portText(t),
-		Before: ruleText(before), After: ruleText(after), Example: c.From.String() + " -> " + c.To.String(), First: at, Last: at}
-	switch {
-	case before.Verdict != fared:
-		diff.Decision, f.Enforced = before, true
-	case after.Verdict != fared:
-		diff.Decision, diff.Candidate = after, true
-	default:
-		return nil
-	}
-	f.Kind = rollout.NewlyAllowed
-	if before.Verdict == flow.Allow {
-		f.Kind = rollout.NewlyDenied
-	}
-	if e.Add(f) {
+func (d *Driver) saw(r *driven, t flow.Tuple, fared flow.Verdict, live bool, at time.Time) *judge.Difference {
+	c := judge.Connection{Connection: d.base.Resolve(t), Fared: fared, Live: live, At: at}
+	c.InForce = d.options.Decide(c.Tuple()).Verdict
+	r.judge.Audit = r.spec.Steps[min(r.status.Step, len(r.spec.Steps)-1)].Kind == rollout.Audit
+	before := r.status.Evidence.Connections
+	diff, first := r.judge.Saw(&r.status.Evidence, c)
+	d.unsaved = d.unsaved || diff != nil || r.status.Evidence.Connections != before
+	if first {
 		d.saved = time.Time{} // a new kind is kept at once
 		select {
 		case d.wake <- struct{}{}:
@@ -214,40 +156,13 @@ func (d *Driver) saw(r *driven, t flow.Tuple, fared flow.Verdict, live bool, at 
 	return diff
 }
 
-// partyText is the workload of a pod, and anything else by its own name.
-func partyText(p cluster.Party) string {
-	if p.Endpoint != nil {
-		return rollout.Workload(p.Endpoint)
-	}
-	return p.String()
-}
-
-func portText(t flow.Tuple) string {
-	if !t.Protocol.HasPorts() {
-		return t.Protocol.String()
-	}
-	return fmt.Sprintf("%d/%s", t.Port, t.Protocol)
-}
-
-func ruleText(d flow.Decision) string {
-	if place := d.Rule.Place(); place != "" {
-		return fmt.Sprintf("%s (%s)", d.Rule, place)
-	}
-	return d.Rule.String()
-}
-
 // Ended notes how a TCP connection between two pods ended; failed: nobody answered. The zero Key is no pod.
 func (d *Driver) Ended(from, to cluster.Key, failed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range d.all {
-		if r.judges == nil {
-			continue
-		}
-		if r.selected[from] && r.judged(from) || r.selected[to] && r.judged(to) {
-			r.status.Evidence.Cohort.Add(failed)
-		} else {
-			r.status.Evidence.Rest.Add(failed)
+		if r.judge != nil {
+			r.judge.Ended(&r.status.Evidence, from, to, failed)
 		}
 	}
 }

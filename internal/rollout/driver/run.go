@@ -40,7 +40,7 @@ func (d *Driver) judgeLiving(ctx context.Context) {
 	d.mu.Lock()
 	var begun []*driven
 	for _, r := range d.sorted() {
-		if r.judges != nil && !r.living && d.applied {
+		if r.judge != nil && !r.living && d.applied {
 			begun = append(begun, r)
 		}
 	}
@@ -57,7 +57,7 @@ func (d *Driver) judgeLiving(ctx context.Context) {
 		return
 	}
 	for _, r := range begun {
-		if r.judges == nil { // edited meanwhile
+		if r.judge == nil { // edited meanwhile
 			continue
 		}
 		for _, t := range all {
@@ -97,7 +97,7 @@ func (d *Driver) pass(now time.Time) {
 				d.applied = false
 				d.options.Again()
 			}
-		case r.judges != nil && r.living:
+		case r.judge != nil && r.living:
 			before := r.status
 			next := before.Tick(r.spec, d.health(r), now)
 			if next.Phase != before.Phase || next.Step != before.Step {
@@ -122,7 +122,7 @@ func (d *Driver) health(r *driven) rollout.Health {
 		r.before, r.step = map[cluster.Key]Pod{}, r.status.Step
 	}
 	for k := range r.selected {
-		if !r.judged(k) {
+		if !r.part.Includes(k) {
 			continue
 		}
 		h.Cohort++
