@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"syscall"
 	"time"
@@ -42,7 +43,7 @@ type Conn struct {
 
 // Dial opens a socket in the namespace with file descriptor ns, 0 for the process's own.
 func Dial(ns int) (*Conn, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns})
+	conn, err := dial(ns)
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
@@ -56,6 +57,27 @@ func Dial(ns int) (*Conn, error) {
 		return nil, fmt.Errorf("set up netfilter socket: %w", err)
 	}
 	return s, nil
+}
+
+// Port numbers of sockets that the kernel chooses by itself are those of processes, which are lower (PID_MAX_LIMIT in its
+// threads.h), or negative.
+const (
+	lowestPort  = 1<<22 + 1
+	highestPort = 1<<31 - 1
+)
+
+// dial opens a socket whose number was nobody's before and will be nobody's after: by it the kernel names whoever made a
+// change, and a number that the kernel chose would be given to the next one who asks, also while changes are still to be
+// read that were made under it.
+func dial(ns int) (conn *netlink.Conn, err error) {
+	for range 5 {
+		port := lowestPort + rand.Uint32N(highestPort-lowestPort)
+		conn, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns, PID: port})
+		if !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	return conn, err
 }
 
 // Dump sends one request and returns all messages of the answer.

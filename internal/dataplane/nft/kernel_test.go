@@ -23,6 +23,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netfilter"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -31,7 +32,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 // bare opens a dataplane in a namespace with nothing else in it.
 func bare(t testing.TB) (*Dataplane, *station) {
 	t.Helper()
-	s := &station{ns: requireNamespace(t)}
+	s := &station{ns: netnstest.New(t)}
 	d, err := New(Options{NetNS: s.ns.FD(), LogGroup: 7, LogRate: 5})
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, dataplane.ErrNotSupported) {
 		t.Skip(err)
@@ -116,7 +117,7 @@ func TestListing(t *testing.T) {
 			readable = append(readable, line)
 		}
 	}
-	other := &station{ns: requireNamespace(t)}
+	other := &station{ns: netnstest.New(t)}
 	runNft(t, other, strings.Join(readable, ""))
 	if again := listing(t, other); again != strings.Join(readable, "") {
 		t.Errorf("loaded again, nft lists:\n%s", again)
@@ -405,6 +406,30 @@ func TestForeignEditsAreSeenAfterARestart(t *testing.T) {
 		if !errors.Is(err, dataplane.ErrDrift) {
 			t.Errorf("%s: %v, want drift", script, err)
 		}
+	}
+}
+
+// The kernel gives the first socket of a process the process's number, and the next one the same once that is closed.
+func TestForeignEditsAreSeenWhateverTheirNumber(t *testing.T) {
+	d, s := bare(t)
+	r := parseRuleset(t, small)
+	replace(t, d, r)
+	runNft(t, s, "add table inet other") // what follows is refused at first, which costs our socket
+	next := r.Clone()
+	next.Generation++
+	if err := d.Apply(t.Context(), ruleset.Diff(r, next)); err != nil {
+		t.Fatal(err)
+	}
+	editor, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: s.ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer editor.Close()
+	if editor.PID() != uint32(os.Getpid()) {
+		t.Fatalf("the number of another socket is %d: one of ours has the process's", editor.PID())
+	}
+	if d.isOurs(editor.PID()) {
+		t.Error("what that socket does would count as ours")
 	}
 }
 
