@@ -21,6 +21,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/podnet"
 )
 
@@ -38,7 +39,7 @@ func newCNINode(t *testing.T) *cniNode {
 	n := &cniNode{T: t, records: filepath.Join(t.TempDir(), "records"), pods: map[int]*netns.NS{}, net: podnet.Net{
 		Ranges:  [2]netip.Prefix{netip.MustParsePrefix("10.244.0.0/24"), netip.MustParsePrefix("fd00:10:244::/64")},
 		Address: [2]netip.Addr{netip.MustParseAddr("198.51.100.10"), netip.MustParseAddr("2001:db8::10")}}}
-	n.node = n.namespace()
+	n.node = netnstest.New(n)
 	n.must(n.net.SetUp(n.node))
 	t.Cleanup(n.servers.Close)
 	return n
@@ -54,23 +55,12 @@ func (n *cniNode) must(err error) {
 	}
 }
 
-func (n *cniNode) namespace() *netns.NS {
-	n.Helper()
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) {
-		n.Skipf("no right to make network namespaces: %v", err)
-	}
-	n.must(err)
-	n.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 func podAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 0, byte(i)}) }
 
 // plug does what the plugins before ours do.
 func (n *cniNode) plug(i int) {
 	n.Helper()
-	n.pods[i] = n.namespace()
+	n.pods[i] = netnstest.New(n)
 	port := podnet.Port{Veth: fmt.Sprint("veth", i), Number: i, Addresses: []netip.Addr{podAddress(i)}}
 	n.must(n.net.Plug(n.node, n.pods[i], port))
 	n.must(podnet.AwaitUp(n.Context(), n.node, nil, port.Veth))

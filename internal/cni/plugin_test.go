@@ -21,9 +21,9 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 )
 
 // TestMain lets the test binary be the plugins that libcni starts, as a container runtime would.
@@ -117,19 +117,8 @@ type world struct {
 
 func newWorld(t *testing.T, cniVersion, kind string, plugins ...string) *world {
 	t.Helper()
-	w := &world{T: t, dir: t.TempDir()}
+	w := &world{T: t, dir: t.TempDir(), node: netnstest.New(t), pod: netnstest.New(t)}
 	t.Setenv("CNI_TEST_DIR", w.dir)
-	for _, ns := range []**netns.NS{&w.node, &w.pod} {
-		n, err := netns.New()
-		if errors.Is(err, unix.EPERM) {
-			t.Skip("network namespaces need root: ", err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { n.Close() })
-		*ns = n
-	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/conntrack"
 	"github.com/ringfence-project/ringfence/internal/conntrack/tracktest"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 )
 
 type world struct{ tracktest.World }
@@ -223,7 +224,7 @@ func TestListTellsOfOlderConnections(t *testing.T) {
 }
 
 func TestListOfNothing(t *testing.T) {
-	if err := conntrack.List(t.Context(), tracktest.NewNS(t), func(c conntrack.Conn) { t.Errorf("listed %+v", c) }); err != nil {
+	if err := conntrack.List(t.Context(), netnstest.New(t), func(c conntrack.Conn) { t.Errorf("listed %+v", c) }); err != nil {
 		t.Error(err)
 	}
 }

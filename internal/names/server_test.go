@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,41 +15,17 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"github.com/vishvananda/netlink"
-	vishnetns "github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/names"
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 )
 
-// newNS is a namespace whose loopback is up.
+// newNS is a namespace whose loopback is up. With loopback alone, the C library would not even ask for addresses.
 func newNS(t *testing.T) *netns.NS {
 	t.Helper()
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) {
-		t.Skipf("no right to make network namespaces: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	h, err := netlink.NewHandleAt(vishnetns.NsHandle(ns.FD()), unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	lo, err := h.LinkByName("lo")
-	if err == nil {
-		err = h.LinkSetUp(lo)
-	}
-	if err == nil { // with loopback alone, the C library would not even ask for addresses
-		addr := &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(32, 32)}
-		err = h.AddrAdd(lo, &netlink.Addr{IPNet: addr})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	ns := netnstest.New(t)
+	netnstest.Up(t, ns, "lo", netip.MustParsePrefix("192.0.2.1/32"))
 	return ns
 }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -19,21 +18,9 @@ import (
 	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/podnet"
 )
-
-func newNS(t *testing.T) *netns.NS {
-	t.Helper()
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) {
-		t.Skipf("no right to make network namespaces: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -83,7 +70,7 @@ func say(ns *netns.NS, to netip.Addr) error {
 func TestPlug(t *testing.T) {
 	for _, bridge := range []bool{false, true} {
 		t.Run(fmt.Sprint("bridge ", bridge), func(t *testing.T) {
-			n, node, one, two := testNet(bridge), newNS(t), newNS(t), newNS(t)
+			n, node, one, two := testNet(bridge), netnstest.New(t), netnstest.New(t), netnstest.New(t)
 			for range 2 { // all of it can be done again
 				must(t, n.SetUp(node))
 				must(t, n.Plug(node, one, port(5)))
@@ -135,7 +122,7 @@ func TestPlug(t *testing.T) {
 
 // A pod that claims another's link-layer address does not get that one's packets.
 func TestBridgeBelievesNobody(t *testing.T) {
-	n, node, one, two, three := testNet(true), newNS(t), newNS(t), newNS(t), newNS(t)
+	n, node, one, two, three := testNet(true), netnstest.New(t), netnstest.New(t), netnstest.New(t), netnstest.New(t)
 	must(t, n.SetUp(node))
 	for i, ns := range []*netns.NS{one, two, three} {
 		must(t, n.Plug(node, ns, port(5+i)))

@@ -5,10 +5,8 @@
 package tracktest
 
 import (
-	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -16,10 +14,10 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
-	vishnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 )
 
 // The addresses: connections to ServiceAddr:ServicePort arrive at ServerAddr:ServerPort.
@@ -39,25 +37,11 @@ const (
 // World is the three namespaces.
 type World struct{ Router, Client, Server *netns.NS }
 
-// NewNS makes an empty namespace, or skips the test where that is not allowed.
-func NewNS(t *testing.T) *netns.NS {
-	t.Helper()
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) {
-		t.Skipf("no right to make network namespaces: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 // New makes a world.
 func New(t *testing.T) World {
 	t.Helper()
-	w := World{NewNS(t), NewNS(t), NewNS(t)}
-	must(t, w.Router.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }))
+	w := World{netnstest.New(t), netnstest.New(t), netnstest.New(t)}
+	netnstest.Sysctl(t, w.Router, "net/ipv4/ip_forward=1")
 	plug(t, w.Router, w.Client, "c", ClientAddr)
 	plug(t, w.Router, w.Server, "s", ServerAddr)
 	rules(t, w.Router)
@@ -68,33 +52,17 @@ func New(t *testing.T) World {
 func plug(t *testing.T, router, host *netns.NS, name string, addr netip.Addr) {
 	t.Helper()
 	gateway := netip.AddrFrom4([4]byte{addr.As4()[0], addr.As4()[1], addr.As4()[2], 1})
-	h, err := netlink.NewHandleAt(vishnetns.NsHandle(router.FD()), unix.NETLINK_ROUTE)
-	must(t, err)
-	defer h.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	must(t, h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(host.FD())}))
-	up(t, h, name, gateway)
-	inside, err := netlink.NewHandleAt(vishnetns.NsHandle(host.FD()), unix.NETLINK_ROUTE)
-	must(t, err)
-	defer inside.Close()
-	up(t, inside, "eth0", addr)
-	must(t, inside.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}))
-}
-
-func up(t *testing.T, h *netlink.Handle, name string, addr netip.Addr) {
-	t.Helper()
-	link, err := h.LinkByName(name)
-	must(t, err)
-	must(t, h.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(24, 32)}}))
-	must(t, h.LinkSetUp(link))
+	netnstest.Pair(t, router, name, host)
+	netnstest.Up(t, router, name, netip.PrefixFrom(gateway, 24))
+	netnstest.Up(t, host, "eth0", netip.PrefixFrom(addr, 24))
+	netnstest.Must(t, netnstest.Links(t, host).RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}))
 }
 
 // rules make the router track and translate.
 func rules(t *testing.T, ns *netns.NS) {
 	t.Helper()
 	c, err := nftables.New(nftables.WithNetNSFd(ns.FD()))
-	must(t, err)
+	netnstest.Must(t, err)
 	table := c.AddTable(&nftables.Table{Name: "test", Family: nftables.TableFamilyIPv4})
 	nat := c.AddChain(&nftables.Chain{Name: "nat", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
@@ -107,7 +75,7 @@ func rules(t *testing.T, ns *netns.NS) {
 	filter := c.AddChain(&nftables.Chain{Name: "filter", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityFilter})
 	c.AddRule(&nftables.Rule{Table: table, Chain: filter, Exprs: append(toPort(DeniedPort), &expr.Verdict{Kind: expr.VerdictDrop})})
-	must(t, c.Flush())
+	netnstest.Must(t, c.Flush())
 }
 
 func toPort(port uint16) []expr.Any {
@@ -119,18 +87,11 @@ func toPort(port uint16) []expr.Any {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Serve answers ten bytes to everybody and hangs up.
 func (w World) Serve(t *testing.T) {
 	t.Helper()
 	var l net.Listener
-	must(t, w.Server.Do(func() (err error) {
+	netnstest.Must(t, w.Server.Do(func() (err error) {
 		l, err = net.Listen("tcp4", netip.AddrPortFrom(ServerAddr, ServerPort).String())
 		return err
 	}))

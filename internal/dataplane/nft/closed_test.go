@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netfilter"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -110,17 +111,17 @@ func TestAReusedAddressInheritsNothing(t *testing.T) {
 // move gives one host's addresses to another.
 func (l *lab) move(from, to dataplanetest.Host) {
 	l.t.Helper()
-	h := l.handle(l.node.ns)
+	h := netnstest.Links(l.t, l.node.ns)
 	old, err := h.LinkByName(l.hosts[from].port)
 	l.must(err)
 	l.must(h.LinkDel(old))
-	l.up(l.hosts[to].ns, "eth0", addresses32(from)...)
+	netnstest.Up(l.t, l.hosts[to].ns, "eth0", addresses32(from)...)
 	link, err := h.LinkByName(l.hosts[to].port)
 	l.must(err)
 	if l.bridged { // as if the node had been told by the new one, whose false claims are dropped
 		bridge, err := h.LinkByName(bridgeName)
 		l.must(err)
-		eth, err := l.handle(l.hosts[to].ns).LinkByName("eth0")
+		eth, err := netnstest.Links(l.t, l.hosts[to].ns).LinkByName("eth0")
 		l.must(err)
 		for _, a := range from {
 			l.must(h.NeighSet(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(),
@@ -129,7 +130,7 @@ func (l *lab) move(from, to dataplanetest.Host) {
 		return
 	}
 	for v := range from {
-		l.must(h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addresses32(from)[v])}))
+		l.must(h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: netnstest.IPNet(addresses32(from)[v])}))
 	}
 }
 

@@ -16,14 +16,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netfilter"
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -44,26 +43,12 @@ type lab struct {
 
 const bridgeName = "br0"
 
-// requireNamespace makes a network namespace, or skips the test with the reason.
-func requireNamespace(t testing.TB) *netns.NS {
-	t.Helper()
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, dataplane.ErrNotSupported) {
-		t.Skipf("no network namespaces here: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 func newLab(t *testing.T, bridged bool) *lab {
-	l := &lab{t: t, node: &station{ns: requireNamespace(t)}, hosts: map[dataplanetest.Host]*station{}, bridged: bridged}
+	l := &lab{t: t, node: &station{ns: netnstest.New(t)}, hosts: map[dataplanetest.Host]*station{}, bridged: bridged}
 	l.opts = Options{NetNS: l.node.ns.FD(), LogGroup: 7}
 	l.hosts[dataplanetest.Node] = l.node
 	l.sysctls(l.node.ns, "net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1")
-	l.up(l.node.ns, "lo", addresses32(dataplanetest.Node)...)
+	netnstest.Up(l.t, l.node.ns, "lo", addresses32(dataplanetest.Node)...)
 	if bridged {
 		l.makeBridge()
 	}
@@ -94,42 +79,9 @@ func (l *lab) must(err error) {
 // source addresses are checked by nobody but us.
 func (l *lab) sysctls(ns *netns.NS, more ...string) {
 	l.t.Helper()
-	for _, s := range append(more, "net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/default/rp_filter=0",
+	netnstest.Sysctl(l.t, ns, append(more, "net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/default/rp_filter=0",
 		"net/ipv6/conf/all/accept_dad=0", "net/ipv6/conf/default/accept_dad=0", "net/ipv4/icmp_ratelimit=0",
-		"net/ipv6/icmp/ratelimit=0") {
-		var key, value string
-		for i := range s {
-			if s[i] == '=' {
-				key, value = s[:i], s[i+1:]
-			}
-		}
-		l.must(ns.Do(func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0) }))
-	}
-}
-
-func (l *lab) handle(ns *netns.NS) *netlink.Handle {
-	l.t.Helper()
-	h, err := netlink.NewHandleAt(vnetns.NsHandle(ns.FD()))
-	l.must(err)
-	l.t.Cleanup(h.Close)
-	return h
-}
-
-// up brings an interface up with addresses.
-func (l *lab) up(ns *netns.NS, name string, prefixes ...netip.Prefix) netlink.Link {
-	l.t.Helper()
-	h := l.handle(ns)
-	link, err := h.LinkByName(name)
-	l.must(err)
-	l.must(h.LinkSetUp(link))
-	for _, p := range prefixes {
-		l.must(h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}))
-	}
-	return link
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+		"net/ipv6/icmp/ratelimit=0")...)
 }
 
 // gateways are the node's addresses at the far end of each link.
@@ -137,39 +89,37 @@ var gateways = [2]netip.Addr{netip.MustParseAddr("169.254.1.1"), netip.MustParse
 
 func (l *lab) makeBridge() {
 	l.sysctls(l.node.ns, "net/bridge/bridge-nf-call-iptables=1", "net/bridge/bridge-nf-call-ip6tables=1")
-	h := l.handle(l.node.ns)
+	h := netnstest.Links(l.t, l.node.ns)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
 	l.must(h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
-	l.up(l.node.ns, bridgeName, netip.PrefixFrom(gateways[0], 32), netip.PrefixFrom(gateways[1], 64))
+	netnstest.Up(l.t, l.node.ns, bridgeName, netip.PrefixFrom(gateways[0], 32), netip.PrefixFrom(gateways[1], 64))
 }
 
 // plug adds a host: a pod, behind a link of its own or on the bridge, or the host outside.
 func (l *lab) plug(host dataplanetest.Host, port string) {
 	l.t.Helper()
-	s := &station{requireNamespace(l.t), port}
+	s := &station{netnstest.New(l.t), port}
 	l.hosts[host] = s
 	l.sysctls(s.ns)
-	h := l.handle(l.node.ns)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = port
-	l.must(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.ns.FD())}))
-	l.up(s.ns, "lo")
-	eth := l.up(s.ns, "eth0", addresses32(host)...)
+	h := netnstest.Links(l.t, l.node.ns)
+	netnstest.Pair(l.t, l.node.ns, port, s.ns)
+	netnstest.Up(l.t, s.ns, "lo")
+	eth := netnstest.Up(l.t, s.ns, "eth0", addresses32(host)...)
 	via := port
 	if l.bridged && host != dataplanetest.Outside {
 		via = bridgeName
 		l.join(port, s, host)
 	} else {
-		l.up(l.node.ns, port, netip.PrefixFrom(gateways[0], 32), netip.PrefixFrom(gateways[1], 64))
+		netnstest.Up(l.t, l.node.ns, port, netip.PrefixFrom(gateways[0], 32), netip.PrefixFrom(gateways[1], 64))
 	}
 	link, err := h.LinkByName(via)
 	l.must(err)
-	peers := l.handle(s.ns)
+	peers := netnstest.Links(l.t, s.ns)
 	for v, a := range host {
-		l.must(h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addresses32(host)[v])}))
+		l.must(h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: netnstest.IPNet(addresses32(host)[v])}))
 		_ = a
-		everywhere := ipNet(netip.PrefixFrom([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}[v], 0))
+		everywhere := netnstest.IPNet(netip.PrefixFrom([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}[v], 0))
 		l.must(peers.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: everywhere, Gw: gateways[v].AsSlice(),
 			Flags: int(netlink.FLAG_ONLINK)}))
 	}
@@ -178,16 +128,16 @@ func (l *lab) plug(host dataplanetest.Host, port string) {
 // join puts a pod's link into the bridge; the pods reach each other through it without the node's help.
 func (l *lab) join(port string, s *station, host dataplanetest.Host) {
 	l.t.Helper()
-	h := l.handle(l.node.ns)
+	h := netnstest.Links(l.t, l.node.ns)
 	bridge, err := h.LinkByName(bridgeName)
 	l.must(err)
-	link := l.up(l.node.ns, port)
+	link := netnstest.Up(l.t, l.node.ns, port)
 	l.must(h.LinkSetMaster(link, bridge))
-	pods := l.handle(s.ns)
+	pods := netnstest.Links(l.t, s.ns)
 	eth, err := pods.LinkByName("eth0")
 	l.must(err)
 	for _, p := range []string{"10.0.1.0/24", "fd00:1::/64"} {
-		l.must(pods.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(netip.MustParsePrefix(p))}))
+		l.must(pods.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: netnstest.IPNet(netip.MustParsePrefix(p))}))
 	}
 }
 

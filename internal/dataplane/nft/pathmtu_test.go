@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 )
 
 // farAway are addresses behind the host outside, which is the last that a large packet to them reaches.
@@ -25,14 +27,14 @@ func (l *lab) narrow() {
 	l.sysctls(router.ns, "net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1")
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = "narrow", narrowMTU
-	h, nodes := l.handle(router.ns), l.handle(l.node.ns)
+	h, nodes := netnstest.Links(l.t, router.ns), netnstest.Links(l.t, l.node.ns)
 	l.must(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "nowhere"}))
-	l.up(router.ns, "nowhere")
-	behind := l.up(router.ns, "narrow")
+	netnstest.Up(l.t, router.ns, "nowhere")
+	behind := netnstest.Up(l.t, router.ns, "narrow")
 	before, err := nodes.LinkByName(router.port)
 	l.must(err)
 	for v, a := range farAway {
-		to := ipNet(netip.PrefixFrom(a, a.BitLen()))
+		to := netnstest.IPNet(netip.PrefixFrom(a, a.BitLen()))
 		l.must(h.RouteAdd(&netlink.Route{LinkIndex: behind.Attrs().Index, Dst: to}))
 		l.must(nodes.RouteAdd(&netlink.Route{LinkIndex: before.Attrs().Index, Dst: to, Gw: outside[v].AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane/dataplanetest"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/netfilter"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -94,7 +95,7 @@ row 1
 `)
 	forget := func() {
 		for _, s := range []*station{l.node, l.hosts[podA]} {
-			h := l.handle(s.ns)
+			h := netnstest.Links(l.t, s.ns)
 			list, err := h.NeighList(0, unix.AF_INET6)
 			l.must(err)
 			for _, n := range list {
@@ -508,7 +509,7 @@ func arpReply(sender, target netip.Addr) []byte {
 // frame broadcasts an Ethernet frame out of a host's interface.
 func (l *lab) frame(from *station, kind uint16, body []byte) {
 	l.t.Helper()
-	link, err := l.handle(from.ns).LinkByName("eth0")
+	link, err := netnstest.Links(l.t, from.ns).LinkByName("eth0")
 	l.must(err)
 	l.must(from.ns.Do(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

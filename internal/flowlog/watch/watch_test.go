@@ -17,6 +17,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/flowlog/watch"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -133,7 +134,7 @@ func TestOlderConnectionIsFound(t *testing.T) {
 
 func TestCountersAreRead(t *testing.T) {
 	l := newLog(t)
-	w := tracktest.World{Router: tracktest.NewNS(t)}
+	w := tracktest.World{Router: netnstest.New(t)}
 	c := &counters{}
 	run(t, w, l, c)
 	deadline := time.Now().Add(20 * time.Second)

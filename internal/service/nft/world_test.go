@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	vishnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/netns"
+	"github.com/ringfence-project/ringfence/internal/netns/netnstest"
 	"github.com/ringfence-project/ringfence/internal/service"
 	"github.com/ringfence-project/ringfence/internal/service/nft"
 )
@@ -53,26 +53,12 @@ func newWorld(t *testing.T, pods ...string) *world {
 	t.Helper()
 	w := &world{t: t, node: newNS(t), hosts: map[string]*host{}}
 	w.kernel = nft.New(w.node)
-	do(t, w.node, func() error {
-		return sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/forwarding=1",
-			"ipv6/conf/all/addr_gen_mode=1", "ipv6/conf/default/addr_gen_mode=1")
-	})
-	w.link(w.node, func(h *netlink.Handle) error {
-		if err := up(h, "lo", nodeAddr[0], nodeAddr[1], gateways[0]); err != nil {
-			return err
-		}
-		lo, err := h.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		for i, r := range []netip.Prefix{options.Range4, options.Range6} {
-			route := netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(r), Src: nodeAddr[i].AsSlice()}
-			if err := h.RouteAdd(&route); err != nil {
-				return fmt.Errorf("route to services: %w", err)
-			}
-		}
-		return nil
-	})
+	netnstest.Sysctl(t, w.node, "net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", "net/ipv6/conf/default/forwarding=1",
+		"net/ipv6/conf/all/addr_gen_mode=1", "net/ipv6/conf/default/addr_gen_mode=1")
+	lo := netnstest.Up(t, w.node, "lo", single(nodeAddr[0]), single(nodeAddr[1]), single(gateways[0]))
+	for i, r := range []netip.Prefix{options.Range4, options.Range6} {
+		netnstest.Must(t, netnstest.Links(t, w.node).RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: netnstest.IPNet(r), Src: nodeAddr[i].AsSlice()}))
+	}
 	for i, name := range pods {
 		w.plug(name, netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 2)}), netip.MustParseAddr(fmt.Sprintf("fd00::%d", i+2)))
 	}
@@ -82,18 +68,9 @@ func newWorld(t *testing.T, pods ...string) *world {
 
 func newNS(t *testing.T) *netns.NS {
 	t.Helper()
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) {
-		t.Skipf("no right to make network namespaces: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	do(t, ns, func() error {
-		return sysctl("ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0", "ipv4/conf/all/rp_filter=0",
-			"ipv4/conf/default/rp_filter=0", "ipv6/conf/all/disable_ipv6=0", "ipv6/conf/default/disable_ipv6=0")
-	})
+	ns := netnstest.New(t)
+	netnstest.Sysctl(t, ns, "net/ipv6/conf/all/accept_dad=0", "net/ipv6/conf/default/accept_dad=0", "net/ipv4/conf/all/rp_filter=0",
+		"net/ipv4/conf/default/rp_filter=0", "net/ipv6/conf/all/disable_ipv6=0", "net/ipv6/conf/default/disable_ipv6=0")
 	return ns
 }
 
@@ -104,54 +81,12 @@ func do(t *testing.T, ns *netns.NS, f func() error) {
 	}
 }
 
-func sysctl(settings ...string) error {
-	for _, s := range settings {
-		path, value, _ := strings.Cut(s, "=")
-		if err := os.WriteFile("/proc/sys/net/"+path, []byte(value), 0); err != nil {
-			return err
-		}
+// single is an address alone, or a link-local one of IPv6 in its network.
+func single(a netip.Addr) netip.Prefix {
+	if a.Is6() && a.IsLinkLocalUnicast() {
+		return netip.PrefixFrom(a, 64)
 	}
-	return nil
-}
-
-func (w *world) link(ns *netns.NS, f func(*netlink.Handle) error) {
-	w.t.Helper()
-	h, err := netlink.NewHandleAt(vishnetns.NsHandle(ns.FD()), unix.NETLINK_ROUTE)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer h.Close()
-	if err := f(h); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-func up(h *netlink.Handle, name string, addrs ...netip.Addr) error {
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	if err := h.LinkSetUp(link); err != nil {
-		return err
-	}
-	for _, a := range addrs {
-		bits := a.BitLen()
-		if a.IsLinkLocalUnicast() && a.Is6() {
-			bits = 64
-		}
-		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, bits))}
-		if a.Is6() {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := h.AddrAdd(link, addr); err != nil {
-			return fmt.Errorf("address %s on %s: %w", a, name, err)
-		}
-	}
-	return nil
+	return netip.PrefixFrom(a, a.BitLen())
 }
 
 // plug makes a host and the veth to it.
@@ -163,43 +98,17 @@ func (w *world) plug(name string, v4, v6 netip.Addr) {
 		Ports:  []cluster.Port{{Name: "web", Protocol: flow.TCP, Number: 8080}, {Name: "dns", Protocol: flow.UDP, Number: 5353}}}
 	w.hosts[name] = x
 	veth := "v" + name
-	w.link(w.node, func(h *netlink.Handle) error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = veth
-		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(x.ns.FD())}); err != nil {
-			return err
-		}
-		if err := up(h, veth, gateways[1]); err != nil {
-			return err
-		}
-		link, err := h.LinkByName(veth)
-		if err != nil {
-			return err
-		}
-		for i, a := range x.addr {
-			route := netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), Src: nodeAddr[i].AsSlice()}
-			if err := h.RouteReplace(&route); err != nil {
-				return fmt.Errorf("route to %s: %w", a, err)
-			}
-		}
-		return nil
-	})
-	w.link(x.ns, func(h *netlink.Handle) error {
-		if err := errors.Join(up(h, "lo"), up(h, "eth0", v4, v6)); err != nil {
-			return err
-		}
-		eth0, err := h.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		for _, gw := range gateways {
-			route := netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
-			if err := h.RouteReplace(&route); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	netnstest.Pair(w.t, w.node, veth, x.ns)
+	link := netnstest.Up(w.t, w.node, veth, single(gateways[1]))
+	for i, a := range x.addr {
+		netnstest.Must(w.t, netnstest.Links(w.t, w.node).RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK,
+			Dst: netnstest.IPNet(single(a)), Src: nodeAddr[i].AsSlice()}))
+	}
+	netnstest.Up(w.t, x.ns, "lo")
+	eth0 := netnstest.Up(w.t, x.ns, "eth0", single(v4), single(v6))
+	for _, gw := range gateways {
+		netnstest.Must(w.t, netnstest.Links(w.t, x.ns).RouteReplace(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
+	}
 }
 
 // serve answers connections and datagrams with the host's name and the client's address.
