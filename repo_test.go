@@ -37,7 +37,8 @@ var mayImport = map[string]string{
 	"internal/rollout":         "label flow policy cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval",
-	"internal/manifest":                "label flow policy cluster podspec service rollout near",
+	"internal/manifest":                "label flow policy cluster podspec service rollout near manifest/document",
+	"internal/manifest/document":       "cluster near",
 	"internal/source/dir":              "label flow policy cluster manifest wholefile",
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
@@ -75,7 +76,7 @@ var mayImport = map[string]string{
 	"internal/near":                    "",
 	"internal/report":                  "",
 	"internal/lint":                    "label flow policy cluster eval service manifest near report",
-	"internal/policytest":              "label flow policy cluster eval service rollout manifest source/dir query explain reach near report",
+	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document source/dir query explain reach near report",
 	"internal/podspec":                 "",
 	"internal/echo":                    "flow cluster",
 	"internal/podnet":                  "dataplane netns",

@@ -7,6 +7,7 @@ import (
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -59,12 +60,12 @@ func (b *Bundle) AddService(s *corev1.Service) {
 // AddUnreadable adds a policy of the API, of one of the two policy kinds, that could not even be decoded. Its stand-in
 // denies all that a policy of this kind and namespace can be about.
 func (b *Bundle) AddUnreadable(kind string, key cluster.Key, why error) {
-	o := &object{kind: kind, key: key, strict: true}
-	o.problem("", "", "cannot be decoded: %s", why)
+	o := &object{document.Object{Kind: kind, Key: key, Strict: true}}
+	o.Problem("", "", "cannot be decoded: %s", why)
 	b.addPolicy(o, nil, policy.Policy{}, func() policy.Policy { return o.blindStandIn(nil) })
 	b.collect(o)
 }
 
 func fromAPI(kind string, meta metav1.Object) *object {
-	return &object{kind: kind, key: cluster.Key{Namespace: meta.GetNamespace(), Name: meta.GetName()}, strict: true}
+	return &object{document.Object{Kind: kind, Key: cluster.Key{Namespace: meta.GetNamespace(), Name: meta.GetName()}, Strict: true}}
 }

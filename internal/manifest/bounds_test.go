@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 )
 
 // decode decodes one file and expects the given number of problems.
@@ -28,7 +30,7 @@ func wantMessage(t *testing.T, r Result, part string) {
 func TestBounds(t *testing.T) {
 	wantMessage(t, decode(t, strings.Repeat("#", MaxFile+1), 1), "larger than 64 MiB")
 
-	deep := strings.Repeat("[", maxDepth+2) + strings.Repeat("]", maxDepth+2)
+	deep := strings.Repeat("[", document.MaxDepth+2) + strings.Repeat("]", document.MaxDepth+2)
 	namespace := "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: "
 	wantMessage(t, decode(t, namespace+deep+"}", 1), "f.yaml:3: nested deeper than 200 levels")
 	wantMessage(t, decode(t, `{"kind": "Namespace", "x": `+deep+"}", 1), "nested deeper than 200 levels")
@@ -48,9 +50,9 @@ func TestBounds(t *testing.T) {
 // A policy with more problems than are kept is still denied wherever it may have been about.
 func TestProblemsBeyondTheBoundStillClose(t *testing.T) {
 	text := "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a, namespace: a}\nspec:\n" +
-		"  policyTypes: [Egress]\n  ingress:\n" + strings.Repeat("  - {form: []}\n", maxProblems+10) +
+		"  policyTypes: [Egress]\n  ingress:\n" + strings.Repeat("  - {form: []}\n", document.MaxProblems+10) +
 		"  podSelector: {matchLabels: {app: web, tier: yes}}\n"
-	r := decode(t, text, maxProblems)
+	r := decode(t, text, document.MaxProblems)
 	p := r.Objects.Policies[0]
 	if p.Defect == "" || !p.Subject.Pods.IsEverything() || !p.IsolatesIngress || !p.IsolatesEgress {
 		t.Errorf("%+v does not isolate all pods in both directions", p)
@@ -85,17 +87,6 @@ func TestClusterPolicyLimits(t *testing.T) {
 		}
 		if r := decode(t, c.bad, 1); r.Problems[0].Field != c.field || r.Objects.Policies[0].Defect == "" {
 			t.Errorf("problem at %q, want %q", r.Problems[0].Field, c.field)
-		}
-	}
-}
-
-func TestParent(t *testing.T) {
-	for path, want := range map[string]string{
-		"spec.ingress[0].from[1]": "spec.ingress[0].from", "spec.ingress[0]": "spec.ingress", "spec": "", "": "",
-		`metadata.labels["a.b/c"]`: "metadata.labels", "spec.podSelector": "spec",
-	} {
-		if got := parent(path); got != want {
-			t.Errorf("parent(%q) is %q, want %q", path, got, want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/near"
 	"github.com/ringfence-project/ringfence/internal/podspec"
 	"github.com/ringfence-project/ringfence/internal/policy"
@@ -21,7 +22,7 @@ import (
 // Bundle collects the objects of many files. Make one with NewBundle; feed it in a stable order, because of an object
 // that is there twice the first one counts.
 type Bundle struct {
-	types      fieldTables
+	types      document.Types
 	seen       map[string]string // "NetworkPolicy shop/web" → its place
 	namespaces []cluster.Namespace
 	nodes      []cluster.Node
@@ -41,7 +42,7 @@ type Bundle struct {
 
 // NewBundle returns an empty bundle.
 func NewBundle() *Bundle {
-	return &Bundle{types: fieldTables{}, seen: map[string]string{}, ignored: map[string]int{},
+	return &Bundle{types: document.Types{}, seen: map[string]string{}, ignored: map[string]int{},
 		owners: map[ownerKey]cluster.Owner{}, specs: map[specKey]podspec.Spec{}}
 }
 
@@ -61,16 +62,16 @@ func (b *Bundle) Decode(file string, data []byte) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	var notJSON error
 	if body := bytes.TrimSpace(data); len(body) > 0 && (body[0] == '{' || body[0] == '[') {
-		roots, err := parseJSON(data)
+		roots, err := document.ParseJSON(data)
 		if err == nil {
 			b.decodeAll(file, roots)
 			return
 		}
 		notJSON = err // flow style YAML begins like JSON too
 	}
-	for _, c := range split(data) {
+	for _, c := range document.Split(data) {
 		before := len(b.problems)
-		roots, err := parseYAML(c)
+		roots, err := document.ParseYAML(c)
 		b.decodeAll(file, roots)
 		if err != nil {
 			b.takeUnreadable(file, c, cmp.Or(notJSON, err))
@@ -83,13 +84,13 @@ func (b *Bundle) Decode(file string, data []byte) {
 const renderFirst = `it looks like a template: render it first, for instance with "helm template"`
 
 // adviseOnTemplates replaces the advice of problems on lines with template actions, which YAML may read as objects.
-func adviseOnTemplates(problems []Problem, c chunk) {
-	if len(problems) == 0 || !bytes.Contains(c.text, []byte("{{")) {
+func adviseOnTemplates(problems []Problem, c document.Chunk) {
+	if len(problems) == 0 || !bytes.Contains(c.Text, []byte("{{")) {
 		return
 	}
-	lines := bytes.Split(c.text, []byte("\n"))
+	lines := bytes.Split(c.Text, []byte("\n"))
 	for i := range problems {
-		n := problems[i].Line - c.before - 1
+		n := problems[i].Line - c.Before - 1
 		if n >= 0 && n < len(lines) && bytes.Contains(lines[n], []byte("{{")) {
 			problems[i].Fix = renderFirst
 		}
@@ -104,11 +105,11 @@ func (b *Bundle) decodeAll(file string, roots []*yaml.Node) {
 
 // decodeDocument reads one object, or the items of a list. The kind is that of a typed list, for items that have none.
 func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
-	root = target(root)
-	o := &object{file: file, line: root.Line, lines: map[string]int{}, types: b.types}
+	root = document.Target(root)
+	o := &object{document.Object{File: file, Line: root.Line, Lines: map[string]int{}, Types: b.types}}
 	if listKind == "" { // the items of a list were measured with it
-		if err := checkBounds(root); err != nil {
-			o.boundsProblem(err)
+		if err := document.CheckBounds(root); err != nil {
+			o.OutOfBounds(err)
 			b.collect(o)
 			return
 		}
@@ -116,12 +117,12 @@ func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
 	o.readHeader(root, listKind)
 	switch {
 	case root.Kind != yaml.MappingNode:
-		o.problem("", "", "want a Kubernetes object, found %s", describe(root))
-	case isList(o.kind, root):
+		o.Problem("", "", "want a Kubernetes object, found %s", document.Describe(root))
+	case isList(o.Kind, root):
 		for _, item := range o.items(root) {
 			b.decodeDocument(file, item, o.itemKind())
 		}
-	case o.kind == "" && o.apiVersion == "" && !looksLikeObject(root):
+	case o.Kind == "" && o.APIVersion == "" && !looksLikeObject(root):
 		b.Ignore("not a Kubernetes object")
 	default:
 		b.take(o, root)
@@ -132,59 +133,54 @@ func (b *Bundle) decodeDocument(file string, root *yaml.Node, listKind string) {
 
 // collect takes over what was noted while o was read. Notices are about objects that are used as they are.
 func (b *Bundle) collect(o *object) {
-	b.problems = append(b.problems, o.problems...)
-	if len(o.problems) == 0 {
-		b.notices = append(b.notices, o.notices...)
+	b.problems = append(b.problems, o.Problems...)
+	if len(o.Problems) == 0 {
+		b.notices = append(b.notices, o.Notices...)
 	}
-	o.problems, o.notices = nil, nil
-}
-
-func (o *object) boundsProblem(err error) {
-	p := err.(placed)
-	o.problemAt(p.line, "", "", "%s", p.text)
+	o.Problems, o.Notices = nil, nil
 }
 
 // readHeader finds out what kind of object this is and how it is called, before its type is known.
 func (o *object) readHeader(root *yaml.Node, listKind string) {
-	o.kind, o.apiVersion = textOf(get(root, "kind")), textOf(get(root, "apiVersion"))
-	if listKind != "" && o.kind == "" && o.apiVersion == "" {
-		o.apiVersion, o.kind, _ = strings.Cut(listKind, " ")
+	o.Kind, o.APIVersion = document.TextOf(document.Get(root, "kind")), document.TextOf(document.Get(root, "apiVersion"))
+	if listKind != "" && o.Kind == "" && o.APIVersion == "" {
+		o.APIVersion, o.Kind, _ = strings.Cut(listKind, " ")
 	}
-	meta := get(root, "metadata")
-	o.key = cluster.Key{Namespace: textOf(get(meta, "namespace")), Name: textOf(get(meta, "name"))}
+	meta := document.Get(root, "metadata")
+	o.Key = cluster.Key{Namespace: document.TextOf(document.Get(meta, "namespace")), Name: document.TextOf(document.Get(meta, "name"))}
 }
 
 // isList tells the lists of the API from kinds that are only called so.
 func isList(kind string, root *yaml.Node) bool {
 	of, ok := strings.CutSuffix(kind, "List")
 	_, ours := kinds[of]
-	items := get(root, "items")
+	items := document.Get(root, "items")
 	return ok && (of == "" || ours || items != nil && items.Kind == yaml.SequenceNode)
 }
 
 // items returns what is in a list. One without the field items would silently be empty.
 func (o *object) items(root *yaml.Node) []*yaml.Node {
-	switch items := get(root, "items"); {
+	switch items := document.Get(root, "items"); {
 	case items == nil:
 		fields := map[string][]int{"apiVersion": nil, "kind": nil, "metadata": nil, "items": nil}
-		for _, p := range o.pairs(root, "") {
-			if _, known := fields[p.name]; !known {
-				o.unknownField(p.key, nil, fields, p.name)
+		for _, p := range o.Pairs(root, "") {
+			if _, known := fields[p.Name]; !known {
+				o.UnknownField(p.Key, nil, fields, p.Name)
 			}
 		}
-		o.problem("items", "", "required field is missing")
+		o.Problem("items", "", "required field is missing")
 	case items.Kind == yaml.SequenceNode:
 		return items.Content
-	case items.Kind != yaml.ScalarNode || scalar(items) != nil:
-		o.wrongType(items, "items", "a list")
+	case items.Kind != yaml.ScalarNode || document.Scalar(items) != nil:
+		o.WrongType(items, "items", "a list")
 	}
 	return nil
 }
 
 // itemKind is "networking.k8s.io/v1 NetworkPolicy" for a NetworkPolicyList, and " " (nothing known) for a List.
 func (o *object) itemKind() string {
-	if kind := strings.TrimSuffix(o.kind, "List"); kind != "" {
-		return o.apiVersion + " " + kind
+	if kind := strings.TrimSuffix(o.Kind, "List"); kind != "" {
+		return o.APIVersion + " " + kind
 	}
 	return " "
 }
@@ -203,16 +199,16 @@ func looksLikeObject(root *yaml.Node) bool {
 
 // once reports whether o is the first object of its kind and name; for another one it notes the problem.
 func (b *Bundle) once(o *object) bool {
-	if o.key.Name == "" {
+	if o.Key.Name == "" {
 		return false // that it has none is noted
 	}
-	name := o.kind + " " + cluster.Key{Namespace: o.key.Namespace, Name: o.policyName()}.String()
-	if strings.HasSuffix(o.kind, "AdminNetworkPolicy") { // which share their names with what they are read as
+	name := o.Kind + " " + cluster.Key{Namespace: o.Key.Namespace, Name: o.policyName()}.String()
+	if strings.HasSuffix(o.Kind, "AdminNetworkPolicy") { // which share their names with what they are read as
 		name = "ClusterNetworkPolicy /" + o.policyName()
 	}
-	here := place(o.file, o.line)
+	here := document.Place(o.File, o.Line)
 	if first, twice := b.seen[name]; twice {
-		o.problem("", "keep one of the two", "is defined twice, first at %s; this one is not used", first)
+		o.Problem("", "keep one of the two", "is defined twice, first at %s; this one is not used", first)
 		return false
 	}
 	b.seen[name] = here

@@ -50,21 +50,6 @@ func TestDaemonSetWithoutNodesHasOnePod(t *testing.T) {
 	}
 }
 
-func TestProblemText(t *testing.T) {
-	p := Problem{File: "net.yaml", Line: 12, Object: "NetworkPolicy shop/web", Field: "spec.ingress[0].form", Message: "unknown field", Fix: `did you mean "from"?`}
-	const line = `net.yaml:12: NetworkPolicy shop/web: spec.ingress[0].form: unknown field; did you mean "from"?`
-	if p.Error() != line || p.Text() != line {
-		t.Errorf("got %q and %q, want %q", p.Error(), p.Text(), line)
-	}
-	p.Effect = "nothing passes"
-	if got := p.Text(); got != line+"\n    nothing passes" {
-		t.Errorf("got %q", got)
-	}
-	if got := (Problem{File: "a", Message: "m"}).Error(); got != "a: m" {
-		t.Errorf("got %q", got)
-	}
-}
-
 // FuzzDecode holds what Decode promises of any bytes: no panic, a state that can be made, and for every policy that is
 // replaced a problem that says so.
 func FuzzDecode(f *testing.F) {

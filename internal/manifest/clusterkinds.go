@@ -28,8 +28,8 @@ func (o *object) specOfCluster(cnp *v1alpha2.ClusterNetworkPolicy) clusterSpec {
 	default:
 		o.unknownWord("spec.tier", string(cnp.Spec.Tier), []string{"Admin", "Baseline"})
 	}
-	if o.missing("spec.priority") {
-		o.problem("spec.priority", "write a number from 0 (asked first) to 1000", "required field is missing")
+	if o.Missing("spec.priority") {
+		o.Problem("spec.priority", "write a number from 0 (asked first) to 1000", "required field is missing")
 	}
 	for _, r := range cnp.Spec.Ingress {
 		rule := clusterRule{name: r.Name, action: string(r.Action), ports: protocolPorts(r.Protocols)}
@@ -76,7 +76,7 @@ func (o *object) protocolPort(path string, p v1alpha2.ClusterNetworkPolicyProtoc
 		protocol flow.Protocol
 		port     *v1alpha2.Port
 	}
-	choices := []choice{{"destinationNamedPort", p.DestinationNamedPort != "" || o.written(path+".destinationNamedPort"), 0, nil}}
+	choices := []choice{{"destinationNamedPort", p.DestinationNamedPort != "" || o.Written(path+".destinationNamedPort"), 0, nil}}
 	if p.TCP != nil {
 		choices = append(choices, choice{"tcp", true, flow.TCP, p.TCP.DestinationPort})
 	}
@@ -105,12 +105,12 @@ func (o *object) protocolPort(path string, p v1alpha2.ClusterNetworkPolicyProtoc
 
 func (o *object) destinationPort(path string, protocol flow.Protocol, p *v1alpha2.Port) policy.Port {
 	if p == nil {
-		o.problem(path, "write destinationPort: {range: {start: 1, end: 65535}} for all ports", "names no port")
+		o.Problem(path, "write destinationPort: {range: {start: 1, end: 65535}} for all ports", "names no port")
 		return policy.Port{}
 	}
 	path += ".destinationPort"
 	var names []string
-	if p.Number != 0 || o.written(path+".number") {
+	if p.Number != 0 || o.Written(path+".number") {
 		names = append(names, "number")
 	}
 	if p.Range != nil {
@@ -128,16 +128,16 @@ func (o *object) destinationPort(path string, protocol flow.Protocol, p *v1alpha
 
 func (o *object) portRange(path string, protocol flow.Protocol, start, end int32) policy.Port {
 	port := policy.Port{Protocol: protocol, First: o.portNumber(path+".start", start), Last: o.portNumber(path+".end", end)}
-	if !o.broken(path) && port.First >= port.Last {
-		o.problem(path, "", "start %d is not less than end %d", start, end)
+	if !o.Broken(path) && port.First >= port.Last {
+		o.Problem(path, "", "start %d is not less than end %d", start, end)
 	}
 	return port
 }
 
 func (b *Bundle) takeAdminNetworkPolicy(o *object, anp *v1alpha1.AdminNetworkPolicy) {
 	o.checkName()
-	if o.missing("spec.priority") {
-		o.problem("spec.priority", "write a number from 0 (asked first) to 1000", "required field is missing")
+	if o.Missing("spec.priority") {
+		o.Problem("spec.priority", "write a number from 0 (asked first) to 1000", "required field is missing")
 	}
 	s := olderSpec(policy.Admin, anp.Spec.Priority, anp.Spec.Subject)
 	for _, r := range anp.Spec.Ingress {
@@ -150,7 +150,7 @@ func (b *Bundle) takeAdminNetworkPolicy(o *object, anp *v1alpha1.AdminNetworkPol
 		}
 		s.rules[flow.Egress] = append(s.rules[flow.Egress], rule)
 	}
-	o.notice("", "read as a ClusterNetworkPolicy of tier Admin with the same priority, named %s; Allow is Accept", o.policyName())
+	o.Notice("", "read as a ClusterNetworkPolicy of tier Admin with the same priority, named %s; Allow is Accept", o.policyName())
 	b.addPolicy(o, anp.Annotations, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
 }
 
@@ -159,8 +159,8 @@ const baselinePriority = 1000
 
 func (b *Bundle) takeBaselineAdminNetworkPolicy(o *object, banp *v1alpha1.BaselineAdminNetworkPolicy) {
 	o.checkName()
-	if o.key.Name != "default" && o.key.Name != "" {
-		o.problem("metadata.name", `name it "default"`, "there is one BaselineAdminNetworkPolicy only, called default")
+	if o.Key.Name != "default" && o.Key.Name != "" {
+		o.Problem("metadata.name", `name it "default"`, "there is one BaselineAdminNetworkPolicy only, called default")
 	}
 	s := olderSpec(policy.Baseline, baselinePriority, banp.Spec.Subject)
 	delete(s.actions, "Pass")
@@ -174,7 +174,7 @@ func (b *Bundle) takeBaselineAdminNetworkPolicy(o *object, banp *v1alpha1.Baseli
 		}
 		s.rules[flow.Egress] = append(s.rules[flow.Egress], rule)
 	}
-	o.notice("", "read as a ClusterNetworkPolicy of tier Baseline with priority %d, named %s; Allow is Accept", baselinePriority, o.policyName())
+	o.Notice("", "read as a ClusterNetworkPolicy of tier Baseline with priority %d, named %s; Allow is Accept", baselinePriority, o.policyName())
 	b.addPolicy(o, banp.Annotations, o.clusterPolicy(s), func() policy.Policy { return o.clusterStandIn(s) })
 }
 

@@ -4,12 +4,14 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -45,19 +47,19 @@ var peersField = map[flow.Direction]string{flow.Ingress: ".from", flow.Egress: "
 
 // clusterPolicy translates s. The result counts only if no problem was noted.
 func (o *object) clusterPolicy(s clusterSpec) policy.Policy {
-	p := policy.Policy{Tier: s.tier, Name: o.policyName(), Priority: s.priority, File: o.file, Line: o.line}
+	p := policy.Policy{Tier: s.tier, Name: o.policyName(), Priority: s.priority, File: o.File, Line: o.Line}
 	p.Subject = o.subject("spec.subject", s.subject)
 	if s.priority < 0 || s.priority > 1000 {
-		o.problem("spec.priority", "", "%d is not from 0 to 1000", s.priority)
+		o.Problem("spec.priority", "", "%d is not from 0 to 1000", s.priority)
 	}
 	for _, d := range flow.Directions {
 		path := "spec." + d.String()
 		if len(s.rules[d]) > s.limit {
-			o.problem(path, "split the policy", "holds %d rules, more than %d", len(s.rules[d]), s.limit)
+			o.Problem(path, "split the policy", "holds %d rules, more than %d", len(s.rules[d]), s.limit)
 		}
 		var rules []policy.Rule
 		for i, r := range s.rules[d] {
-			rules = append(rules, o.clusterRule(at(path, i), d, r, s))
+			rules = append(rules, o.clusterRule(document.At(path, i), d, r, s))
 		}
 		if d == flow.Egress {
 			p.Egress = rules
@@ -71,19 +73,19 @@ func (o *object) clusterPolicy(s clusterSpec) policy.Policy {
 // policyName keeps policies of the older kinds apart from a ClusterNetworkPolicy of the same name: no Kubernetes name
 // can hold a colon.
 func (o *object) policyName() string {
-	switch o.kind {
+	switch o.Kind {
 	case "AdminNetworkPolicy":
-		return "anp:" + o.key.Name
+		return "anp:" + o.Key.Name
 	case "BaselineAdminNetworkPolicy":
-		return "banp:" + o.key.Name
+		return "banp:" + o.Key.Name
 	}
-	return o.key.Name
+	return o.Key.Name
 }
 
 func (o *object) clusterRule(path string, d flow.Direction, r clusterRule, s clusterSpec) policy.Rule {
-	rule := policy.Rule{Name: r.name, Line: o.lineOf(path)}
+	rule := policy.Rule{Name: r.name, Line: o.LineOf(path)}
 	if len([]rune(r.name)) > 100 {
-		o.problem(path+".name", "shorten it", "is longer than 100 characters")
+		o.Problem(path+".name", "shorten it", "is longer than 100 characters")
 	}
 	action, known := s.actions[r.action]
 	if !known {
@@ -93,13 +95,13 @@ func (o *object) clusterRule(path string, d flow.Direction, r clusterRule, s clu
 	o.checkCount(path+peersField[d], len(r.peers), s.limit, true)
 	o.checkCount(path+"."+s.ports, len(r.ports), s.limit, false)
 	for i, p := range r.peers {
-		rule.Peers = append(rule.Peers, o.clusterPeers(at(path+peersField[d], i), d, p, action)...)
+		rule.Peers = append(rule.Peers, o.clusterPeers(document.At(path+peersField[d], i), d, p, action)...)
 	}
 	for i, translate := range r.ports {
-		rule.Ports = append(rule.Ports, translate(o, at(path+"."+s.ports, i)))
+		rule.Ports = append(rule.Ports, translate(o, document.At(path+"."+s.ports, i)))
 	}
 	o.checkNamedPorts(path+"."+s.ports, r, rule)
-	if o.lines == nil {
+	if o.Lines == nil {
 		closeUnknownPeers(&rule, r.peers)
 	}
 	return rule
@@ -120,12 +122,12 @@ func closeUnknownPeers(rule *policy.Rule, peers []clusterPeer) {
 
 func (o *object) checkCount(path string, n, limit int, required bool) {
 	switch {
-	case required && o.missing(path):
-		o.problem(path, "", "required field is missing")
-	case n == 0 && (required || o.written(path)):
-		o.problem(path, "", "needs at least one item")
+	case required && o.Missing(path):
+		o.Problem(path, "", "required field is missing")
+	case n == 0 && (required || o.Written(path)):
+		o.Problem(path, "", "needs at least one item")
 	case n > limit:
-		o.problem(path, "split the rule", "holds %d items, more than %d", n, limit)
+		o.Problem(path, "split the rule", "holds %d items, more than %d", n, limit)
 	}
 }
 
@@ -134,15 +136,15 @@ func (o *object) checkNamedPorts(path string, r clusterRule, rule policy.Rule) {
 	named := slices.ContainsFunc(rule.Ports, func(p policy.Port) bool { return p.Name != "" })
 	for _, p := range r.peers {
 		if named && (p.networks != nil || p.nodes != nil || p.domains != nil) {
-			o.problem(path, "make two rules of it", "a port's name cannot be used with networks, nodes or domainNames, which have none")
+			o.Problem(path, "make two rules of it", "a port's name cannot be used with networks, nodes or domainNames, which have none")
 			return
 		}
 	}
 }
 
 func (o *object) subject(path string, s clusterPeer) policy.Pods {
-	if o.missing(path) {
-		o.problem(path, "for all pods write {namespaces: {}}", "required field is missing")
+	if o.Missing(path) {
+		o.Problem(path, "for all pods write {namespaces: {}}", "required field is missing")
 		return policy.Pods{}
 	}
 	if !o.exactlyOne(path, s.fields(), []string{"namespaces", "pods"}) {
@@ -159,8 +161,8 @@ func (o *object) pods(path string, p clusterPeer) policy.Pods {
 	if p.pods == nil {
 		return policy.Pods{}
 	}
-	if o.missing(path + ".pods.podSelector") {
-		o.problem(path+".pods.podSelector", "for all pods write podSelector: {}", "required field is missing")
+	if o.Missing(path + ".pods.podSelector") {
+		o.Problem(path+".pods.podSelector", "for all pods write podSelector: {}", "required field is missing")
 	}
 	return policy.Pods{Namespaces: o.selector(path+".pods.namespaceSelector", &p.pods.NamespaceSelector),
 		Pods: o.selector(path+".pods.podSelector", &p.pods.PodSelector)}
@@ -187,11 +189,11 @@ func (o *object) exactlyOne(path string, set, known []string) bool {
 	case len(set) == 1:
 		return true
 	case len(set) > 1:
-		o.problem(path, "keep one of them", "sets %s, of which exactly one can be set", list(set))
+		o.Problem(path, "keep one of them", "sets %s, of which exactly one can be set", strings.Join(set, ", "))
 		return false
 	}
-	if !o.broken(path) {
-		o.problem(path, "", "sets none of %s", list(known))
+	if !o.Broken(path) {
+		o.Problem(path, "", "sets none of %s", strings.Join(known, ", "))
 	}
 	return false
 }
@@ -203,7 +205,7 @@ var peerFields = map[flow.Direction][]string{
 
 func (o *object) clusterPeers(path string, d flow.Direction, p clusterPeer, action policy.Action) []policy.Peer {
 	fields := p.fields()
-	if o.lines == nil && len(fields) == 0 {
+	if o.Lines == nil && len(fields) == 0 {
 		return nil // see closeUnknownPeers
 	}
 	if !o.exactlyOne(path, fields, peerFields[d]) {
@@ -224,7 +226,7 @@ func (o *object) networks(path string, cidrs []string) []policy.Peer {
 	o.checkCount(path, len(cidrs), 25, true)
 	var peers []policy.Peer
 	for i, text := range cidrs {
-		if block, ok := o.prefix(at(path, i), text); ok {
+		if block, ok := o.prefix(document.At(path, i), text); ok {
 			peers = append(peers, policy.Peer{Kind: policy.PeerBlock, Block: block})
 		}
 	}
@@ -237,14 +239,14 @@ var domainName = regexp.MustCompile(`^(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0
 func (o *object) domains(path string, names []string, action policy.Action) []policy.Peer {
 	o.checkCount(path, len(names), 25, true)
 	if action != policy.Accept {
-		o.problem(path, "deny with networks instead", "can only be used in rules that accept")
+		o.Problem(path, "deny with networks instead", "can only be used in rules that accept")
 	}
 	for i, name := range names {
 		if !domainName.MatchString(name) {
-			o.problem(at(path, i), "", "%q is no domain name such as example.com or *.example.com", name)
+			o.Problem(document.At(path, i), "", "%q is no domain name such as example.com or *.example.com", name)
 		}
 	}
-	o.noticeOfNothing(path, "domainNames are not enforced yet: they match nothing")
+	o.NoticeOfNothing(path, "domainNames are not enforced yet: they match nothing")
 	return []policy.Peer{{Kind: policy.PeerNone}}
 }
 
@@ -254,22 +256,22 @@ func (o *object) clusterStandIn(s clusterSpec) policy.Policy {
 	if p.Tier == 0 {
 		p.Tier = policy.Admin
 	}
-	if o.broken("spec.priority") || p.Priority < 0 || p.Priority > 1000 {
+	if o.Broken("spec.priority") || p.Priority < 0 || p.Priority > 1000 {
 		p.Priority = 0
 	}
 	path := "spec.subject"
-	if !o.broken(path) && !o.brokenAbove(path) && len(s.subject.fields()) == 1 {
-		probe := &object{lines: o.lines}
-		if pods := probe.subject(path, s.subject); len(probe.problems) == 0 {
+	if !o.Broken(path) && !o.BrokenAbove(path) && len(s.subject.fields()) == 1 {
+		probe := &object{document.Object{Lines: o.Lines}}
+		if pods := probe.subject(path, s.subject); len(probe.Problems) == 0 {
 			p.Subject = pods
 		}
 	}
-	unsure := o.misnamed() || o.brokenAbove("spec.egress")
-	if unsure || len(s.rules[flow.Egress]) > 0 || o.broken("spec.egress") {
-		p.Egress = denyAll(o.line)
+	unsure := o.Misnamed() || o.BrokenAbove("spec.egress")
+	if unsure || len(s.rules[flow.Egress]) > 0 || o.Broken("spec.egress") {
+		p.Egress = denyAll(o.Line)
 	}
-	if unsure || len(s.rules[flow.Ingress]) > 0 || o.broken("spec.ingress") {
-		p.Ingress = denyAll(o.line)
+	if unsure || len(s.rules[flow.Ingress]) > 0 || o.Broken("spec.ingress") {
+		p.Ingress = denyAll(o.Line)
 	}
 	return p
 }

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ringfence "github.com/ringfence-project/ringfence/api/v1alpha1"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/near"
 )
 
@@ -63,7 +64,7 @@ type readable interface {
 func reading[T readable](take func(*Bundle, *object, *T)) func(*Bundle, *object, *yaml.Node) {
 	return func(b *Bundle, o *object, root *yaml.Node) {
 		var value T
-		o.read(root, reflect.ValueOf(&value).Elem(), "")
+		o.Read(root, reflect.ValueOf(&value).Elem(), "")
 		take(b, o, &value)
 	}
 }
@@ -74,51 +75,51 @@ var otherPolicies = []string{"projectcalico.org", "antrea.io", "cilium.io", "ope
 
 // take hands a document to its kind. A kind that matters never gets past because of a wrong apiVersion or a typo.
 func (b *Bundle) take(o *object, root *yaml.Node) {
-	info, known := kinds[o.kind]
-	group, _, _ := strings.Cut(o.apiVersion, "/")
+	info, known := kinds[o.Kind]
+	group, _, _ := strings.Cut(o.APIVersion, "/")
 	foreign := slices.ContainsFunc(otherPolicies, func(g string) bool { return group == g || strings.HasSuffix(group, "."+g) })
 	switch {
-	case o.kind == "":
+	case o.Kind == "":
 		o.noKind(root)
 		return
-	case known && o.apiVersion == info.apiVersion:
+	case known && o.APIVersion == info.apiVersion:
 	case foreign:
-		if strings.HasSuffix(o.kind, "NetworkPolicy") {
-			o.notice("", "is a policy of %s, which Ringfence does not enforce", group)
+		if strings.HasSuffix(o.Kind, "NetworkPolicy") {
+			o.Notice("", "is a policy of %s, which Ringfence does not enforce", group)
 		}
-		b.Ignore(o.kind)
+		b.Ignore(o.Kind)
 		return
-	case known && (info.policy || o.apiVersion == "" || isNear(group, info.apiVersion)):
+	case known && (info.policy || o.APIVersion == "" || isNear(group, info.apiVersion)):
 		o.wrongVersion(info.apiVersion)
 	case known:
-		b.Ignore(o.kind)
+		b.Ignore(o.Kind)
 		return
 	default:
 		near := o.nearKind()
 		if info = kinds[near]; !info.policy {
 			if near == "" {
-				b.Ignore(o.kind)
+				b.Ignore(o.Kind)
 			}
 			return
 		}
-		o.kind = near
+		o.Kind = near
 	}
-	if info.namespaced && o.key.Namespace == "" {
-		o.key.Namespace = "default"
+	if info.namespaced && o.Key.Namespace == "" {
+		o.Key.Namespace = "default"
 	}
 	if !info.namespaced {
-		o.key.Namespace = ""
+		o.Key.Namespace = ""
 	}
-	o.strict = info.strict
+	o.Strict = info.strict
 	info.take(b, o, root)
 }
 
 func (o *object) wrongVersion(want string) {
-	message := fmt.Sprintf("unknown apiVersion %q for this kind", shorten(o.apiVersion))
-	if o.apiVersion == "" {
+	message := fmt.Sprintf("unknown apiVersion %q for this kind", document.Shorten(o.APIVersion))
+	if o.APIVersion == "" {
 		message = "required field is missing"
 	}
-	o.problem("apiVersion", "write "+want, "%s", message)
+	o.Problem("apiVersion", "write "+want, "%s", message)
 }
 
 // isNear reports whether a group may be a mistyped or outdated form of the one in apiVersion. The groups in which
@@ -133,13 +134,13 @@ func isNear(group, apiVersion string) bool {
 func (o *object) nearKind() string {
 	var names []string
 	for name, info := range kinds {
-		if o.apiVersion == info.apiVersion || info.policy && strings.Contains(strings.ToLower(o.kind), "network") {
+		if o.APIVersion == info.apiVersion || info.policy && strings.Contains(strings.ToLower(o.Kind), "network") {
 			names = append(names, name)
 		}
 	}
-	closest := near.Of(o.kind, names)
+	closest := near.Of(o.Kind, names)
 	if closest != "" {
-		o.problem("kind", fmt.Sprintf("did you mean %q?", closest), "unknown kind %q", shorten(o.kind))
+		o.Problem("kind", fmt.Sprintf("did you mean %q?", closest), "unknown kind %q", document.Shorten(o.Kind))
 	}
 	return closest
 }
@@ -148,9 +149,9 @@ func (o *object) noKind(root *yaml.Node) {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key := root.Content[i]
 		if len(key.Value) > 2 && key.Value != "kind" && near.Of(key.Value, []string{"kind"}) != "" {
-			o.problemAt(key.Line, key.Value, `did you mean "kind"?`, unknownFieldMessage)
+			o.ProblemAt(key.Line, key.Value, `did you mean "kind"?`, document.UnknownField)
 			return
 		}
 	}
-	o.problem("kind", `write for instance "kind: NetworkPolicy"`, "required field is missing")
+	o.Problem("kind", `write for instance "kind: NetworkPolicy"`, "required field is missing")
 }

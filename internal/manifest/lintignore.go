@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 )
 
 // LintAnnotation is the annotation of any object that says which findings of the linter about it are accepted, and why:
@@ -22,17 +24,17 @@ type Ignoring struct {
 
 // noteIgnoring collects what an object's LintAnnotation says.
 func (b *Bundle) noteIgnoring(o *object, root *yaml.Node) {
-	annotations := get(get(root, "metadata"), "annotations")
-	value := get(annotations, LintAnnotation)
-	if value == nil || o.key.Name == "" {
+	annotations := document.Get(document.Get(root, "metadata"), "annotations")
+	value := document.Get(annotations, LintAnnotation)
+	if value == nil || o.Key.Name == "" {
 		return
 	}
-	for line := range strings.Lines(textOf(value)) {
+	for line := range strings.Lines(document.TextOf(value)) {
 		codes, reason, _ := strings.Cut(line, ":")
 		if strings.TrimSpace(line) == "" {
 			continue
 		}
-		i := Ignoring{File: o.file, Line: value.Line, ObjectLine: o.line, Object: o.name(), Reason: strings.TrimSpace(reason)}
+		i := Ignoring{File: o.File, Line: value.Line, ObjectLine: o.Line, Object: o.Name(), Reason: strings.TrimSpace(reason)}
 		for code := range strings.SplitSeq(codes, ",") {
 			i.Codes = append(i.Codes, strings.TrimSpace(code))
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -23,22 +24,22 @@ func (b *Bundle) takeNetworkPolicy(o *object, np *networkingv1.NetworkPolicy) {
 
 // networkPolicy translates np. The result counts only if no problem was noted.
 func (o *object) networkPolicy(np *networkingv1.NetworkPolicy) policy.Policy {
-	p := policy.Policy{Tier: policy.Namespace, Namespace: o.key.Namespace, Name: o.key.Name, File: o.file, Line: o.line,
-		Subject: policy.Pods{Namespaces: o.inNamespace(o.key.Namespace), Pods: o.selector("spec.podSelector", &np.Spec.PodSelector)}}
+	p := policy.Policy{Tier: policy.Namespace, Namespace: o.Key.Namespace, Name: o.Key.Name, File: o.File, Line: o.Line,
+		Subject: policy.Pods{Namespaces: o.inNamespace(o.Key.Namespace), Pods: o.selector("spec.podSelector", &np.Spec.PodSelector)}}
 	p.IsolatesIngress, p.IsolatesEgress = o.policyTypes(np)
 	for i, r := range np.Spec.Ingress {
-		p.Ingress = append(p.Ingress, o.networkRule(at("spec.ingress", i), ".from", r.From, r.Ports))
+		p.Ingress = append(p.Ingress, o.networkRule(document.At("spec.ingress", i), ".from", r.From, r.Ports))
 	}
 	for i, r := range np.Spec.Egress {
-		p.Egress = append(p.Egress, o.networkRule(at("spec.egress", i), ".to", r.To, r.Ports))
+		p.Egress = append(p.Egress, o.networkRule(document.At("spec.egress", i), ".to", r.To, r.Ports))
 	}
 	// Rules of a direction that policyTypes leaves out have no effect, so they must not be there to be misread.
 	if !p.IsolatesIngress && len(p.Ingress) > 0 {
-		o.noticeOfNothing("spec.ingress", "the ingress rules have no effect, as policyTypes does not name Ingress")
+		o.NoticeOfNothing("spec.ingress", "the ingress rules have no effect, as policyTypes does not name Ingress")
 		p.Ingress = nil
 	}
 	if !p.IsolatesEgress && len(p.Egress) > 0 {
-		o.noticeOfNothing("spec.egress", "the egress rules have no effect, as policyTypes does not name Egress")
+		o.NoticeOfNothing("spec.egress", "the egress rules have no effect, as policyTypes does not name Egress")
 		p.Egress = nil
 	}
 	return p
@@ -68,7 +69,7 @@ func (o *object) policyTypes(np *networkingv1.NetworkPolicy) (ingress, egress bo
 		return true, len(np.Spec.Egress) > 0
 	}
 	if len(np.Spec.PolicyTypes) > 2 {
-		o.problem("spec.policyTypes", "", "holds more than the two types Ingress and Egress")
+		o.Problem("spec.policyTypes", "", "holds more than the two types Ingress and Egress")
 	}
 	for i, t := range np.Spec.PolicyTypes {
 		switch t {
@@ -77,22 +78,22 @@ func (o *object) policyTypes(np *networkingv1.NetworkPolicy) (ingress, egress bo
 		case networkingv1.PolicyTypeEgress:
 			egress = true
 		default:
-			o.unknownWord(at("spec.policyTypes", i), string(t), []string{"Egress", "Ingress"})
+			o.unknownWord(document.At("spec.policyTypes", i), string(t), []string{"Egress", "Ingress"})
 		}
 	}
 	return ingress, egress
 }
 
 func (o *object) networkRule(path, peersField string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) policy.Rule {
-	r := policy.Rule{Action: policy.Accept, Line: o.lineOf(path)}
+	r := policy.Rule{Action: policy.Accept, Line: o.LineOf(path)}
 	for i, peer := range peers {
-		r.Peers = append(r.Peers, o.networkPeer(at(path+peersField, i), peer))
+		r.Peers = append(r.Peers, o.networkPeer(document.At(path+peersField, i), peer))
 	}
 	if len(peers) == 0 {
 		r.Peers = []policy.Peer{{Kind: policy.PeerAnyone}}
 	}
 	for i, port := range ports {
-		r.Ports = append(r.Ports, o.networkPort(at(path+".ports", i), port))
+		r.Ports = append(r.Ports, o.networkPort(document.At(path+".ports", i), port))
 	}
 	return r
 }
@@ -100,13 +101,13 @@ func (o *object) networkRule(path, peersField string, peers []networkingv1.Netwo
 func (o *object) networkPeer(path string, peer networkingv1.NetworkPolicyPeer) policy.Peer {
 	switch {
 	case peer.IPBlock != nil && (peer.PodSelector != nil || peer.NamespaceSelector != nil):
-		o.problem(path, "make two list items of it", "ipBlock cannot be combined with selectors")
+		o.Problem(path, "make two list items of it", "ipBlock cannot be combined with selectors")
 	case peer.IPBlock != nil:
 		return o.ipBlock(path+".ipBlock", peer.IPBlock)
 	case peer.PodSelector == nil && peer.NamespaceSelector == nil:
-		o.problem(path, "for anyone leave the whole list out", "names no peer: wants podSelector, namespaceSelector or ipBlock")
+		o.Problem(path, "for anyone leave the whole list out", "names no peer: wants podSelector, namespaceSelector or ipBlock")
 	default:
-		pods := policy.Pods{Namespaces: o.inNamespace(o.key.Namespace), Pods: label.Everything()}
+		pods := policy.Pods{Namespaces: o.inNamespace(o.Key.Namespace), Pods: label.Everything()}
 		if peer.NamespaceSelector != nil {
 			pods.Namespaces = o.selector(path+".namespaceSelector", peer.NamespaceSelector)
 		}
@@ -120,16 +121,16 @@ func (o *object) networkPeer(path string, peer networkingv1.NetworkPolicyPeer) p
 
 func (o *object) ipBlock(path string, b *networkingv1.IPBlock) policy.Peer {
 	if b.CIDR == "" {
-		o.problem(path+".cidr", "for everything write 0.0.0.0/0 and ::/0", "required field is missing")
+		o.Problem(path+".cidr", "for everything write 0.0.0.0/0 and ::/0", "required field is missing")
 		return policy.Peer{}
 	}
 	block, ok := o.prefix(path+".cidr", b.CIDR)
 	peer := policy.Peer{Kind: policy.PeerBlock, Block: block}
 	for i, text := range b.Except {
-		where := at(path+".except", i)
+		where := document.At(path+".except", i)
 		except, good := o.prefix(where, text)
 		if ok && good && (except.Bits() <= block.Bits() || !block.Contains(except.Addr())) {
-			o.problem(where, "", "%s is not a smaller block inside of %s", text, block)
+			o.Problem(where, "", "%s is not a smaller block inside of %s", text, block)
 		}
 		if good && !slices.Contains(peer.Except, except) {
 			peer.Except = append(peer.Except, except)
@@ -148,10 +149,10 @@ func (o *object) networkPort(path string, p networkingv1.NetworkPolicyPort) poli
 	}
 	switch {
 	case p.Port == nil && p.EndPort != nil:
-		o.problem(path+".endPort", "write port too", "an endPort needs a port")
+		o.Problem(path+".endPort", "write port too", "an endPort needs a port")
 	case p.Port == nil:
 	case p.Port.Type == intstr.String && p.EndPort != nil:
-		o.problem(path+".endPort", "", "an endPort needs a port that is a number, not the name %q", p.Port.StrVal)
+		o.Problem(path+".endPort", "", "an endPort needs a port that is a number, not the name %q", p.Port.StrVal)
 	case p.Port.Type == intstr.String:
 		o.portName(path+".port", p.Port.StrVal)
 		return policy.Port{Protocol: port.Protocol, Name: p.Port.StrVal}
@@ -168,11 +169,11 @@ func (o *object) networkPort(path string, p networkingv1.NetworkPolicyPort) poli
 // readableSelector is the selector at path, or everything if it could not be read: a stand-in may select too much,
 // never too little.
 func (o *object) readableSelector(path string, s *metav1.LabelSelector) label.Selector {
-	if o.broken(path) || o.brokenAbove(path) {
+	if o.Broken(path) || o.BrokenAbove(path) {
 		return label.Everything()
 	}
-	probe := &object{lines: o.lines}
-	if sel := probe.selector(path, s); len(probe.problems) == 0 {
+	probe := &object{document.Object{Lines: o.Lines}}
+	if sel := probe.selector(path, s); len(probe.Problems) == 0 {
 		return sel
 	}
 	return label.Everything()
@@ -181,12 +182,12 @@ func (o *object) readableSelector(path string, s *metav1.LabelSelector) label.Se
 // endPort is the end of a range. The API server refuses one above 65535, but what it means is beyond doubt.
 func (o *object) endPort(path string, end int32, first uint16) uint16 {
 	if end > 65535 {
-		o.notice(path, "endPort %d is read as 65535, the highest port there is; the API server would refuse it", end)
+		o.Notice(path, "endPort %d is read as 65535, the highest port there is; the API server would refuse it", end)
 		return 65535
 	}
 	if last := o.portNumber(path, end); last == 0 || last >= first {
 		return last
 	}
-	o.problem(path, "", "endPort %d is less than port %d", end, first)
+	o.Problem(path, "", "endPort %d is less than port %d", end, first)
 	return 0
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/service"
 )
 
@@ -17,19 +18,19 @@ import (
 // worth a notice, as no verdict depends on it; one that could be taken for something else is a problem.
 func (o *object) checkName() {
 	const want = "at most 253 of a-z, 0-9, '-' and '.', with a letter or digit at both ends"
-	switch name := o.key.Name; {
+	switch name := o.Key.Name; {
 	case name == "":
-		if !o.broken("metadata") {
-			o.problem("metadata.name", "", "required field is missing")
+		if !o.Broken("metadata") {
+			o.Problem("metadata.name", "", "required field is missing")
 		}
 	case isDNSName(name, 253):
 	case isDNSName(strings.ReplaceAll(strings.ToLower(name), "_", "-"), 253):
-		o.notice("metadata.name", "the API server would refuse the name %q: it wants %s", shorten(name), want)
+		o.Notice("metadata.name", "the API server would refuse the name %q: it wants %s", document.Shorten(name), want)
 	default:
-		o.problem("metadata.name", "", "%q is no name: want %s", shorten(name), want)
+		o.Problem("metadata.name", "", "%q is no name: want %s", document.Shorten(name), want)
 	}
-	if ns := o.key.Namespace; ns != "" && (!isDNSName(ns, 63) || strings.Contains(ns, ".")) {
-		o.problem("metadata.namespace", "", "%q is no name of a namespace: want at most 63 of a-z, 0-9 and '-'", shorten(ns))
+	if ns := o.Key.Namespace; ns != "" && (!isDNSName(ns, 63) || strings.Contains(ns, ".")) {
+		o.Problem("metadata.namespace", "", "%q is no name of a namespace: want at most 63 of a-z, 0-9 and '-'", document.Shorten(ns))
 	}
 }
 
@@ -52,33 +53,33 @@ func isDNSName(s string, most int) bool {
 
 func (b *Bundle) takeNamespace(o *object, n *corev1.Namespace) {
 	o.checkName()
-	labels, err := o.labels("metadata.labels", n.Labels).With(cluster.NameLabel, o.key.Name)
+	labels, err := o.labels("metadata.labels", n.Labels).With(cluster.NameLabel, o.Key.Name)
 	if err != nil {
-		o.problem("metadata.name", "", "%s", err)
+		o.Problem("metadata.name", "", "%s", err)
 	}
-	if err != nil || o.broken("metadata.name") || !b.once(o) {
+	if err != nil || o.Broken("metadata.name") || !b.once(o) {
 		return
 	}
-	o.effect("the namespace has no labels but %s", labels)
-	b.namespaces = append(b.namespaces, cluster.Namespace{Name: o.key.Name, Labels: labels})
+	o.Effect("the namespace has no labels but %s", labels)
+	b.namespaces = append(b.namespaces, cluster.Namespace{Name: o.Key.Name, Labels: labels})
 }
 
 func (b *Bundle) takeNode(o *object, n *corev1.Node) {
 	o.checkName()
-	node := cluster.Node{Name: o.key.Name, Labels: o.labels("metadata.labels", n.Labels)}
+	node := cluster.Node{Name: o.Key.Name, Labels: o.labels("metadata.labels", n.Labels)}
 	for i, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
 		}
-		if addr, ok := o.address(at("status.addresses", i)+".address", a.Address); ok {
+		if addr, ok := o.address(document.At("status.addresses", i)+".address", a.Address); ok {
 			node.Addresses = append(node.Addresses, addr)
 		}
 	}
 	ranges := o.podRanges(n)
-	if o.broken("metadata.name") || !b.once(o) {
+	if o.Broken("metadata.name") || !b.once(o) {
 		return
 	}
-	o.effect("the node has the labels %q and the addresses %v", node.Labels, node.Addresses)
+	o.Effect("the node has the labels %q and the addresses %v", node.Labels, node.Addresses)
 	b.nodes = append(b.nodes, node)
 	b.podRanges = append(b.podRanges, ranges...)
 }
@@ -91,7 +92,7 @@ func (o *object) podRanges(n *corev1.Node) []netip.Prefix {
 		}
 	}
 	for i, text := range n.Spec.PodCIDRs {
-		if p, ok := o.prefix(at("spec.podCIDRs", i), text); ok {
+		if p, ok := o.prefix(document.At("spec.podCIDRs", i), text); ok {
 			ranges = append(ranges, p)
 		}
 	}
@@ -100,13 +101,13 @@ func (o *object) podRanges(n *corev1.Node) []netip.Prefix {
 
 func (b *Bundle) takeService(o *object, s *corev1.Service) {
 	o.checkName()
-	made := service.Service{Key: o.key, Kind: serviceKind(s), ExternalName: s.Spec.ExternalName,
-		PublishNotReady: s.Spec.PublishNotReadyAddresses, File: o.file, Line: o.line}
+	made := service.Service{Key: o.Key, Kind: serviceKind(s), ExternalName: s.Spec.ExternalName,
+		PublishNotReady: s.Spec.PublishNotReadyAddresses, File: o.File, Line: o.Line}
 	o.labels("spec.selector", s.Spec.Selector)
-	if len(s.Spec.Selector) > 0 && len(o.problems) == 0 { // an empty selector selects none, unlike elsewhere
+	if len(s.Spec.Selector) > 0 && len(o.Problems) == 0 { // an empty selector selects none, unlike elsewhere
 		selector, err := label.MatchLabels(s.Spec.Selector)
 		if err != nil {
-			o.problem("spec.selector", "", "%v", err)
+			o.Problem("spec.selector", "", "%v", err)
 		}
 		made.Selector = selector
 	}
@@ -119,9 +120,9 @@ func (b *Bundle) takeService(o *object, s *corev1.Service) {
 	}
 	made.Affinity = affinity(s)
 	for i, p := range s.Spec.Ports {
-		made.Ports = append(made.Ports, o.servicePort(at("spec.ports", i), p))
+		made.Ports = append(made.Ports, o.servicePort(document.At("spec.ports", i), p))
 	}
-	if len(o.problems) == 0 && b.once(o) {
+	if len(o.Problems) == 0 && b.once(o) {
 		b.services = append(b.services, made)
 	}
 }
@@ -157,7 +158,7 @@ func (o *object) clusterIPs(s *corev1.Service) []netip.Addr {
 		}
 	}
 	for i, text := range s.Spec.ClusterIPs {
-		if a, ok := o.address(at("spec.clusterIPs", i), text); ok {
+		if a, ok := o.address(document.At("spec.clusterIPs", i), text); ok {
 			addrs = append(addrs, a)
 		}
 	}

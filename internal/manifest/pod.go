@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 )
 
 func (b *Bundle) takePod(o *object, pod *corev1.Pod) {
@@ -25,7 +26,7 @@ func (b *Bundle) addPod(o *object, pod *corev1.Pod) bool {
 	if ended {
 		addresses = nil
 	}
-	if len(o.problems) > 0 {
+	if len(o.Problems) > 0 {
 		b.fenceUnreadable(o, addresses, pod.Spec.HostNetwork)
 		return false
 	}
@@ -49,7 +50,7 @@ func (b *Bundle) fenceUnreadable(o *object, addresses []netip.Addr, hostNetwork 
 	for _, a := range addresses {
 		b.podRanges = append(b.podRanges, netip.PrefixFrom(a, a.BitLen()))
 	}
-	o.effect("%s counts as an unknown pod, which no rule accepts by labels", addresses[0])
+	o.Effect("%s counts as an unknown pod, which no rule accepts by labels", addresses[0])
 }
 
 func (o *object) podAddresses(pod *corev1.Pod) []netip.Addr {
@@ -63,7 +64,7 @@ func (o *object) podAddresses(pod *corev1.Pod) []netip.Addr {
 		add("status.podIP", pod.Status.PodIP)
 	}
 	for i, ip := range pod.Status.PodIPs {
-		add(at("status.podIPs", i)+".ip", ip.IP)
+		add(document.At("status.podIPs", i)+".ip", ip.IP)
 	}
 	return addresses
 }
@@ -71,15 +72,15 @@ func (o *object) podAddresses(pod *corev1.Pod) []netip.Addr {
 // endpoint is a pod or a pod template, whose fields stand below base. It counts only if no problem was noted: the API
 // server would refuse the object, and a pod with half its labels is worse than none.
 func (o *object) endpoint(base string, meta *metav1.ObjectMeta, spec *corev1.PodSpec) *cluster.Endpoint {
-	e := &cluster.Endpoint{Key: o.key, Labels: o.labels(under(base, "metadata.labels"), meta.Labels),
-		Node: spec.NodeName, HostNetwork: spec.HostNetwork, File: o.file, Line: o.line}
+	e := &cluster.Endpoint{Key: o.Key, Labels: o.labels(under(base, "metadata.labels"), meta.Labels),
+		Node: spec.NodeName, HostNetwork: spec.HostNetwork, File: o.File, Line: o.Line}
 	path := under(base, "spec")
 	for i, c := range spec.Containers {
-		e.Ports = append(e.Ports, o.containerPorts(at(path+".containers", i), c.Ports)...)
+		e.Ports = append(e.Ports, o.containerPorts(document.At(path+".containers", i), c.Ports)...)
 	}
 	for i, c := range spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways { // a sidecar runs on
-			e.Ports = append(e.Ports, o.containerPorts(at(path+".initContainers", i), c.Ports)...)
+			e.Ports = append(e.Ports, o.containerPorts(document.At(path+".initContainers", i), c.Ports)...)
 		}
 	}
 	return e
@@ -96,15 +97,15 @@ func (o *object) containerPorts(path string, list []corev1.ContainerPort) []clus
 	var ports []cluster.Port
 	names := map[string]bool{}
 	for i, p := range list {
-		where := at(path+".ports", i)
-		if o.missing(where + ".containerPort") {
-			o.notice(where, "the port has no containerPort and is left out; the API server would refuse it")
+		where := document.At(path+".ports", i)
+		if o.Missing(where + ".containerPort") {
+			o.Notice(where, "the port has no containerPort and is left out; the API server would refuse it")
 			continue
 		}
 		if p.Name != "" {
 			o.portName(where+".name", p.Name)
 			if names[p.Name] { // which one would a policy mean?
-				o.problem(where+".name", "", "the container has another port called %q", p.Name)
+				o.Problem(where+".name", "", "the container has another port called %q", p.Name)
 			}
 			names[p.Name] = true
 		}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/podspec"
 )
 
@@ -30,7 +31,7 @@ func (b *Bundle) keepSpec(o *object, base string, meta *metav1.ObjectMeta, spec 
 	}
 	o.runAs(&s, spec)
 	for i, c := range spec.Containers {
-		path := at(under(base, "spec.containers"), i)
+		path := document.At(under(base, "spec.containers"), i)
 		s.Env = append(s.Env, o.env(path+".env", c.Env)...)
 		if s.WorkingDir == "" {
 			s.WorkingDir = c.WorkingDir
@@ -45,7 +46,7 @@ func (b *Bundle) keepSpec(o *object, base string, meta *metav1.ObjectMeta, spec 
 			s.Startup = append(s.Startup, p)
 		}
 	}
-	b.specs[specKey{o.kind, o.key}] = s
+	b.specs[specKey{o.Kind, o.Key}] = s
 }
 
 // podSpecs says what runs in each pod: what the pod itself says, else the workload that it comes from.
@@ -98,7 +99,7 @@ func (o *object) env(path string, list []corev1.EnvVar) []podspec.Env {
 		case from.FieldRef != nil && slices.Contains(known, podspec.Field(from.FieldRef.FieldPath)):
 			env = append(env, podspec.Env{Name: e.Name, Field: podspec.Field(from.FieldRef.FieldPath)})
 		default:
-			o.noticeOfRunning(at(path, i), "the variable %s is not set in pods that run here, as its value is not in the manifest: give it one, or set it in the annotation "+ExecAnnotation, shorten(e.Name))
+			o.NoticeOfRunning(document.At(path, i), "the variable %s is not set in pods that run here, as its value is not in the manifest: give it one, or set it in the annotation "+ExecAnnotation, document.Shorten(e.Name))
 		}
 	}
 	return env
@@ -135,7 +136,7 @@ func (o *object) probe(path string, c corev1.Container, p *corev1.Probe) (podspe
 		}
 	}
 	if out.Exec == nil && out.TCP == 0 && (out.HTTP == nil || out.HTTP.Port == 0) {
-		o.noticeOfRunning(path, "the probe is left out, as it is neither exec nor httpGet nor tcpSocket, or its port is not declared")
+		o.NoticeOfRunning(path, "the probe is left out, as it is neither exec nor httpGet nor tcpSocket, or its port is not declared")
 		return podspec.Probe{}, false
 	}
 	return out, true

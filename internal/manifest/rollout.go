@@ -14,6 +14,7 @@ import (
 
 	ringfence "github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 )
@@ -24,21 +25,21 @@ import (
 // takePolicyRollout reads a PolicyRollout, its policies as strictly as if they were documents of their own.
 func (b *Bundle) takePolicyRollout(o *object, root *yaml.Node) {
 	var pr ringfence.PolicyRollout
-	o.read(root, reflect.ValueOf(&pr).Elem(), "")
+	o.Read(root, reflect.ValueOf(&pr).Elem(), "")
 	o.checkName()
-	if err := label.CheckKey(o.key.Name); err != nil && !o.broken("metadata.name") {
-		o.problem("metadata.name", "", "the name of a rollout has at most 63 characters")
+	if err := label.CheckKey(o.Key.Name); err != nil && !o.Broken("metadata.name") {
+		o.Problem("metadata.name", "", "the name of a rollout has at most 63 characters")
 	}
-	spec := &rollout.Spec{Name: o.key.Name, Digest: digest(get(root, "spec")), File: o.file, Line: o.line,
+	spec := &rollout.Spec{Name: o.Key.Name, Digest: digest(document.Get(root, "spec")), File: o.File, Line: o.Line,
 		Analysis: o.rolloutAnalysis(pr.Spec.Analysis)}
-	spec.Policies = o.rolloutPolicies(b, get(get(root, "spec"), "policies"))
+	spec.Policies = o.rolloutPolicies(b, document.Get(document.Get(root, "spec"), "policies"))
 	spec.Remove = o.rolloutRemoves(spec.Change, pr.Spec.Remove)
-	if len(spec.Policies)+len(spec.Remove) == 0 && !o.broken("spec") {
-		o.problem("spec", "write policies, or names of policies to remove", "the rollout changes nothing")
+	if len(spec.Policies)+len(spec.Remove) == 0 && !o.Broken("spec") {
+		o.Problem("spec", "write policies, or names of policies to remove", "the rollout changes nothing")
 	}
 	spec.Steps = o.rolloutSteps(pr.Spec.Steps)
-	if len(o.problems) > 0 {
-		o.effect("the rollout does not take place, and what is in force stays so")
+	if len(o.Problems) > 0 {
+		o.Effect("the rollout does not take place, and what is in force stays so")
 		return
 	}
 	if b.once(o) {
@@ -51,7 +52,7 @@ func digest(n *yaml.Node) string {
 	if n == nil {
 		return ""
 	}
-	text, err := json.Marshal(plainValue(n)) // keys in order
+	text, err := json.Marshal(document.Plain(n)) // keys in order
 	if err != nil {
 		text = []byte(err.Error()) // what JSON cannot say is a problem anyway
 	}
@@ -74,31 +75,31 @@ func (o *object) rolloutPolicies(b *Bundle, list *yaml.Node) []*policy.Policy {
 	inner := NewBundle()
 	inner.types = b.types
 	for i, n := range list.Content {
-		n = target(n)
-		path := at("spec.policies", i)
-		item := &object{file: o.file, line: n.Line, lines: map[string]int{}, types: o.types, strict: true}
+		n = document.Target(n)
+		path := document.At("spec.policies", i)
+		item := &object{document.Object{File: o.File, Line: n.Line, Lines: map[string]int{}, Types: o.Types, Strict: true}}
 		item.readHeader(n, "")
-		take := carried[item.kind]
+		take := carried[item.Kind]
 		switch {
 		case take == nil:
-			o.problemAt(n.Line, path+".kind", "write NetworkPolicy or ClusterNetworkPolicy", "a rollout carries no %s", cmp.Or(shorten(item.kind), "object without a kind"))
+			o.ProblemAt(n.Line, path+".kind", "write NetworkPolicy or ClusterNetworkPolicy", "a rollout carries no %s", cmp.Or(document.Shorten(item.Kind), "object without a kind"))
 			continue
-		case item.apiVersion != carriedVersions[item.kind]:
-			item.wrongVersion(carriedVersions[item.kind])
+		case item.APIVersion != carriedVersions[item.Kind]:
+			item.wrongVersion(carriedVersions[item.Kind])
 		}
-		if item.kind == "ClusterNetworkPolicy" {
-			item.key.Namespace = ""
+		if item.Kind == "ClusterNetworkPolicy" {
+			item.Key.Namespace = ""
 		} else {
-			item.key.Namespace = cmp.Or(item.key.Namespace, "default")
+			item.Key.Namespace = cmp.Or(item.Key.Namespace, "default")
 		}
 		take(inner, item, n)
 		inner.collect(item)
 	}
 	for _, p := range inner.problems {
 		p.Effect = "" // the stand-in is not used
-		o.problems = append(o.problems, p)
+		o.Problems = append(o.Problems, p)
 	}
-	o.notices = append(o.notices, inner.notices...)
+	o.Notices = append(o.Notices, inner.notices...)
 	return inner.policies
 }
 
@@ -106,20 +107,20 @@ func (o *object) rolloutRemoves(c rollout.Change, refs []ringfence.PolicyReferen
 	taken := c.Touches()
 	var all []rollout.Ref
 	for i, r := range refs {
-		path := at("spec.remove", i)
+		path := document.At("spec.remove", i)
 		ref := rollout.Ref{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
 		switch {
 		case carried[r.Kind] == nil:
 			o.unknownWord(path+".kind", r.Kind, []string{"ClusterNetworkPolicy", "NetworkPolicy"})
 		case r.Name == "":
-			o.problem(path+".name", "", "required field is missing")
+			o.Problem(path+".name", "", "required field is missing")
 		case r.Kind == "NetworkPolicy":
 			ref.Namespace = cmp.Or(ref.Namespace, "default")
 		case r.Namespace != "":
-			o.problem(path+".namespace", "remove it", "a ClusterNetworkPolicy has no namespace")
+			o.Problem(path+".namespace", "remove it", "a ClusterNetworkPolicy has no namespace")
 		}
 		if slices.Contains(taken, ref) {
-			o.problem(path, "keep one of the two", "%s is named twice in this rollout", ref)
+			o.Problem(path, "keep one of the two", "%s is named twice in this rollout", ref)
 		}
 		taken = append(taken, ref)
 		all = append(all, ref)
@@ -136,11 +137,11 @@ func (o *object) rolloutSteps(steps []ringfence.RolloutStep) []rollout.Step {
 	}
 	var all []rollout.Step
 	for i, s := range steps {
-		all = append(all, o.rolloutStep(at("spec.steps", i), s))
+		all = append(all, o.rolloutStep(document.At("spec.steps", i), s))
 	}
-	where := at("spec.steps", len(all)-1)
-	if last := all[len(all)-1]; !o.broken(where) && (last.Kind != rollout.Enforce || !last.Cohort.Everyone()) {
-		o.problem(where, "end with \"enforce: {percent: 100}\", and to stay before that write \"pause: {until: Promoted}\"",
+	where := document.At("spec.steps", len(all)-1)
+	if last := all[len(all)-1]; !o.Broken(where) && (last.Kind != rollout.Enforce || !last.Cohort.Everyone()) {
+		o.Problem(where, "end with \"enforce: {percent: 100}\", and to stay before that write \"pause: {until: Promoted}\"",
 			"the last step has to enforce for all pods, as that is what follows")
 	}
 	return all
@@ -161,12 +162,12 @@ func (o *object) rolloutStep(path string, s ringfence.RolloutStep) rollout.Step 
 			o.unknownWord(path+".pause.until", p.Until, []string{"Promoted"})
 		}
 		if p.Until != "" && p.For != nil {
-			o.problem(path+".pause", "write one of the two", "waits for a time and for a person")
+			o.Problem(path+".pause", "write one of the two", "waits for a time and for a person")
 		}
 	}
 	if len(found) != 1 {
-		if !o.broken(path) {
-			o.problem(path, "", "want one of audit, enforce and pause")
+		if !o.Broken(path) {
+			o.Problem(path, "", "want one of audit, enforce and pause")
 		}
 		return rollout.Step{}
 	}
@@ -178,7 +179,7 @@ func (o *object) duration(path string, d *metav1.Duration, otherwise time.Durati
 	case d == nil:
 		return otherwise
 	case d.Duration <= 0:
-		o.problem(path, `write for instance "10m"`, "%s is no time to wait", d.Duration)
+		o.Problem(path, `write for instance "10m"`, "%s is no time to wait", d.Duration)
 	}
 	return d.Duration
 }
@@ -188,7 +189,7 @@ func (o *object) rolloutCohort(path string, e *ringfence.EnforceStep) rollout.Co
 	if e.Percent != nil {
 		c.Percent = int(*e.Percent)
 		if c.Percent < 1 || c.Percent > 100 {
-			o.problem(path+".percent", "", "%d is not from 1 to 100", c.Percent)
+			o.Problem(path+".percent", "", "%d is not from 1 to 100", c.Percent)
 		}
 	}
 	for _, s := range []struct {
@@ -201,8 +202,8 @@ func (o *object) rolloutCohort(path string, e *ringfence.EnforceStep) rollout.Co
 			*s.to = &sel
 		}
 	}
-	if e.Percent == nil && c.Pods == nil && c.Namespaces == nil && len(c.Nodes) == 0 && !o.broken(path) {
-		o.problem(path, "write for instance \"percent: 10\"", "names no pods: wants percent, selector, namespaceSelector or nodes")
+	if e.Percent == nil && c.Pods == nil && c.Namespaces == nil && len(c.Nodes) == 0 && !o.Broken(path) {
+		o.Problem(path, "write for instance \"percent: 10\"", "names no pods: wants percent, selector, namespaceSelector or nodes")
 	}
 	return c
 }
@@ -240,7 +241,7 @@ func (o *object) atLeastNone(path string, n *int32, otherwise int) int {
 	case n == nil:
 		return otherwise
 	case *n < 0:
-		o.problem(path, "", "%d is less than 0", *n)
+		o.Problem(path, "", "%d is less than 0", *n)
 	}
 	return int(*n)
 }
@@ -249,7 +250,7 @@ var rolloutActions = map[ringfence.RolloutAction]rollout.Answer{
 	ringfence.RollBack: rollout.Fail, ringfence.PauseIt: rollout.Inconclusive, ringfence.Ignore: rollout.Pass}
 
 func (o *object) rolloutAction(path string, a ringfence.RolloutAction, otherwise rollout.Answer) rollout.Answer {
-	if a == "" && !o.written(path) {
+	if a == "" && !o.Written(path) {
 		return otherwise
 	}
 	answer, ok := rolloutActions[a]

@@ -12,6 +12,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -22,7 +23,7 @@ import (
 // addPolicy adds p, or its stand-in if there were problems.
 func (b *Bundle) addPolicy(o *object, annotations map[string]string, p policy.Policy, standIn func() policy.Policy) {
 	p.AlertTitle = alertTitle(annotations)
-	if len(o.problems) == 0 {
+	if len(o.Problems) == 0 {
 		good, err := policy.New(p)
 		if err == nil {
 			if b.once(o) {
@@ -30,23 +31,23 @@ func (b *Bundle) addPolicy(o *object, annotations map[string]string, p policy.Po
 			}
 			return
 		}
-		o.problem("", "", "%s", err) // what our checks let pass and the core does not take
+		o.Problem("", "", "%s", err) // what our checks let pass and the core does not take
 	}
-	defect := o.problems[0].Error()
-	if o.key.Name == "" {
-		o.key.Name = fmt.Sprintf("unnamed at %s", place(o.file, o.line))
+	defect := o.Problems[0].Error()
+	if o.Key.Name == "" {
+		o.Key.Name = fmt.Sprintf("unnamed at %s", document.Place(o.File, o.Line))
 	}
 	p = standIn()
-	p.Name, p.Namespace, p.File, p.Line, p.Defect = o.policyName(), o.key.Namespace, o.file, o.line, defect
+	p.Name, p.Namespace, p.File, p.Line, p.Defect = o.policyName(), o.Key.Namespace, o.File, o.Line, defect
 	if !b.once(o) {
 		return
 	}
 	stand, err := policy.New(p)
 	if err != nil {
-		o.problem("", "", "not even a stand-in can be made, so nothing is denied: %s", err)
+		o.Problem("", "", "not even a stand-in can be made, so nothing is denied: %s", err)
 		return
 	}
-	o.effect("%s", standInEffect(stand))
+	o.Effect("%s", standInEffect(stand))
 	b.policies = append(b.policies, stand)
 }
 
@@ -85,13 +86,13 @@ func standInEffect(p *policy.Policy) string {
 func (o *object) networkStandIn(np *networkingv1.NetworkPolicy) policy.Policy {
 	p := policy.Policy{Tier: policy.Namespace}
 	namespaces := o.readableNamespace()
-	if o.missing("metadata.namespace") && o.mayHaveMeant("metadata", "namespace") {
+	if o.Missing("metadata.namespace") && o.MayHaveMeant("metadata", "namespace") {
 		namespaces = label.Everything()
 	}
 	p.Subject = policy.Pods{Namespaces: namespaces, Pods: o.readableSelector("spec.podSelector", &np.Spec.PodSelector)}
 	p.IsolatesIngress, p.IsolatesEgress = true, true
 	unsaid := len(np.Spec.PolicyTypes) == 0
-	if !o.broken("spec.policyTypes") && !o.brokenAbove("spec.policyTypes") && !(unsaid && (o.misnamed() || o.broken("spec.egress"))) {
+	if !o.Broken("spec.policyTypes") && !o.BrokenAbove("spec.policyTypes") && !(unsaid && (o.Misnamed() || o.Broken("spec.egress"))) {
 		probe := &object{}
 		p.IsolatesIngress, p.IsolatesEgress = probe.policyTypes(np)
 	}
@@ -101,7 +102,7 @@ func (o *object) networkStandIn(np *networkingv1.NetworkPolicy) policy.Policy {
 // readableNamespace selects the policy's namespace. One that cannot exist holds no pods.
 func (o *object) readableNamespace() label.Selector {
 	probe := &object{}
-	return probe.inNamespace(o.key.Namespace)
+	return probe.inNamespace(o.Key.Namespace)
 }
 
 // denyAll is the one rule of a stand-in for a cluster-wide policy.
@@ -119,38 +120,38 @@ var (
 )
 
 // takeUnreadable notes a document that cannot be parsed. Every policy that its text seems to hold gets a stand-in.
-func (b *Bundle) takeUnreadable(file string, c chunk, err error) {
-	why, ok := err.(placed)
+func (b *Bundle) takeUnreadable(file string, c document.Chunk, err error) {
+	why, ok := err.(document.Placed)
 	if !ok {
-		why = placed{c.before + 1, err.Error()}
+		why = document.Placed{Line: c.Before + 1, Text: err.Error()}
 	}
 	fix := ""
-	if bytes.Contains(c.text, []byte("{{")) {
+	if bytes.Contains(c.Text, []byte("{{")) {
 		fix = renderFirst
 	}
-	kindsAt := kindText.FindAllSubmatchIndex(c.text, -1)
-	if rolloutText.Match(c.text) {
+	kindsAt := kindText.FindAllSubmatchIndex(c.Text, -1)
+	if rolloutText.Match(c.Text) {
 		kindsAt = nil // the policies that it carries are not in force
 	}
 	found := false
 	for i, m := range kindsAt {
-		kind := string(c.text[m[2]:m[3]])
+		kind := string(c.Text[m[2]:m[3]])
 		if !kinds[kind].policy {
 			continue
 		}
 		found = true
-		end := len(c.text)
+		end := len(c.Text)
 		if i+1 < len(kindsAt) {
 			end = kindsAt[i+1][0]
 		}
-		o := &object{file: file, line: c.before + 1 + bytes.Count(c.text[:m[2]], []byte("\n")), lines: map[string]int{}, kind: kind}
-		o.key = cluster.Key{Namespace: firstGroup(namespaceText, c.text[m[0]:end]), Name: firstGroup(nameText, c.text[m[0]:end])}
-		o.problemAt(why.line, "", fix, "%s", why.text)
-		b.addPolicy(o, nil, policy.Policy{}, func() policy.Policy { return o.blindStandIn(c.text[m[0]:end]) })
+		o := &object{document.Object{File: file, Line: c.Before + 1 + bytes.Count(c.Text[:m[2]], []byte("\n")), Lines: map[string]int{}, Kind: kind}}
+		o.Key = cluster.Key{Namespace: firstGroup(namespaceText, c.Text[m[0]:end]), Name: firstGroup(nameText, c.Text[m[0]:end])}
+		o.ProblemAt(why.Line, "", fix, "%s", why.Text)
+		b.addPolicy(o, nil, policy.Policy{}, func() policy.Policy { return o.blindStandIn(c.Text[m[0]:end]) })
 		b.collect(o)
 	}
 	if !found {
-		b.Report(Problem{File: file, Line: why.line, Message: why.text, Fix: fix})
+		b.Report(Problem{File: file, Line: why.Line, Message: why.Text, Fix: fix})
 	}
 }
 
@@ -158,19 +159,19 @@ func (b *Bundle) takeUnreadable(file string, c chunk, err error) {
 // the text has a namespace that cannot be told.
 func (o *object) blindStandIn(text []byte) policy.Policy {
 	all := policy.Pods{Namespaces: label.Everything(), Pods: label.Everything()}
-	if o.kind == "NetworkPolicy" {
-		told := o.key.Namespace != "" || !namespaceKey.Match(text)
-		o.key.Namespace = cmp.Or(o.key.Namespace, "default")
+	if o.Kind == "NetworkPolicy" {
+		told := o.Key.Namespace != "" || !namespaceKey.Match(text)
+		o.Key.Namespace = cmp.Or(o.Key.Namespace, "default")
 		if told {
 			all.Namespaces = o.readableNamespace()
 		}
 		return policy.Policy{Tier: policy.Namespace, Subject: all, IsolatesEgress: true, IsolatesIngress: true}
 	}
 	tier := policy.Admin
-	if o.kind == "BaselineAdminNetworkPolicy" {
+	if o.Kind == "BaselineAdminNetworkPolicy" {
 		tier = policy.Baseline
 	}
-	return policy.Policy{Tier: tier, Subject: all, Egress: denyAll(o.line), Ingress: denyAll(o.line)}
+	return policy.Policy{Tier: tier, Subject: all, Egress: denyAll(o.Line), Ingress: denyAll(o.Line)}
 }
 
 func firstGroup(re *regexp.Regexp, text []byte) string {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -22,13 +23,13 @@ func TestEveryTypoCloses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range split(archive.Files[0].Data) {
-			good := policiesOf(c.text)
+		for _, c := range document.Split(archive.Files[0].Data) {
+			good := policiesOf(c.Text)
 			if len(good) != 1 || good[0].Defect != "" {
 				continue // the invalid ones of adminpolicy
 			}
 			for _, typo := range []func(string) string{swapFirst, func(s string) string { return s + "s" }, func(s string) string { return "X" + s[1:] }} {
-				tried += misspellEach(t, c.text, typo, good[0])
+				tried += misspellEach(t, c.Text, typo, good[0])
 			}
 		}
 	}

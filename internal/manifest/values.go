@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/near"
 )
 
@@ -24,16 +25,16 @@ func (o *object) selector(path string, s *metav1.LabelSelector) label.Selector {
 	good := true
 	add := func(where string, r label.Requirement) {
 		if _, err := label.NewSelector(r); err != nil {
-			o.problem(where, "", "%s", err)
+			o.Problem(where, "", "%s", err)
 			good = false
 		}
 		reqs = append(reqs, r)
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.MatchLabels)) {
-		add(join(path+".matchLabels", key), label.Requirement{Key: key, Op: label.In, Values: []string{s.MatchLabels[key]}})
+		add(document.Join(path+".matchLabels", key), label.Requirement{Key: key, Op: label.In, Values: []string{s.MatchLabels[key]}})
 	}
 	for i, e := range s.MatchExpressions {
-		where := at(path+".matchExpressions", i)
+		where := document.At(path+".matchExpressions", i)
 		op, ok := operators[string(e.Operator)]
 		if !ok {
 			o.unknownWord(where+".operator", string(e.Operator), slices.Sorted(maps.Keys(operators)))
@@ -47,7 +48,7 @@ func (o *object) selector(path string, s *metav1.LabelSelector) label.Selector {
 	}
 	sel, err := label.NewSelector(reqs...)
 	if err != nil { // each requirement was good alone
-		o.problem(path, "", "%s", err)
+		o.Problem(path, "", "%s", err)
 	}
 	return sel
 }
@@ -56,7 +57,7 @@ func (o *object) selector(path string, s *metav1.LabelSelector) label.Selector {
 func (o *object) inNamespace(name string) label.Selector {
 	sel, err := label.MatchLabels(map[string]string{cluster.NameLabel: name})
 	if err != nil {
-		o.problem("metadata.namespace", "", "no name of a namespace: %s", err)
+		o.Problem("metadata.namespace", "", "no name of a namespace: %s", err)
 	}
 	return sel
 }
@@ -65,30 +66,30 @@ func (o *object) inNamespace(name string) label.Selector {
 func (o *object) labels(path string, m map[string]string) label.Set {
 	for _, key := range slices.Sorted(maps.Keys(m)) {
 		if _, err := label.NewSet(map[string]string{key: m[key]}); err != nil {
-			o.problem(join(path, key), "", "%s", err)
+			o.Problem(document.Join(path, key), "", "%s", err)
 		}
 	}
-	if o.broken(path) || o.brokenAbove(path) {
+	if o.Broken(path) || o.BrokenAbove(path) {
 		return label.Set{}
 	}
 	set, err := label.NewSet(m)
 	if err != nil { // each label was good alone
-		o.problem(path, "", "%s", err)
+		o.Problem(path, "", "%s", err)
 	}
 	return set
 }
 
 // unknownWord is the problem of a value that is none of a few words.
 func (o *object) unknownWord(path, word string, words []string) {
-	fix := "write one of " + list(words)
+	fix := "write one of " + strings.Join(words, ", ")
 	if closest := near.Of(word, words); closest != "" {
 		fix = "did you mean " + strconv.Quote(closest) + "?"
 	}
-	if o.missing(path) || word == "" {
-		o.problem(path, "write one of "+list(words), "required field is missing")
+	if o.Missing(path) || word == "" {
+		o.Problem(path, "write one of "+strings.Join(words, ", "), "required field is missing")
 		return
 	}
-	o.problem(path, fix, "unknown value %q", word)
+	o.Problem(path, fix, "unknown value %q", word)
 }
 
 // prefix reads a CIDR. Host bits are masked, as the API server's validation lets them pass.
@@ -96,15 +97,15 @@ func (o *object) prefix(path, text string) (netip.Prefix, bool) {
 	p, err := netip.ParsePrefix(text)
 	switch {
 	case err != nil && strings.Contains(text, "/"):
-		o.problem(path, "", "%q is no CIDR such as 10.0.0.0/8 or fd00::/8", text)
+		o.Problem(path, "", "%q is no CIDR such as 10.0.0.0/8 or fd00::/8", text)
 	case err != nil:
 		fix := ""
 		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
 			fix = "for this one address write " + netip.PrefixFrom(a, a.BitLen()).String()
 		}
-		o.problem(path, fix, "%q is no CIDR: it has no /length", text)
+		o.Problem(path, fix, "%q is no CIDR: it has no /length", text)
 	case p.Addr().Is4In6():
-		o.problem(path, "write it as an IPv4 CIDR", "%q is an IPv4 address in IPv6 form", text)
+		o.Problem(path, "write it as an IPv4 CIDR", "%q is an IPv4 address in IPv6 form", text)
 	default:
 		return p.Masked(), true
 	}
@@ -115,7 +116,7 @@ func (o *object) prefix(path, text string) (netip.Prefix, bool) {
 func (o *object) address(path, text string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(text)
 	if err != nil || a.Zone() != "" {
-		o.problem(path, "", "%q is no IP address", text)
+		o.Problem(path, "", "%q is no IP address", text)
 		return netip.Addr{}, false
 	}
 	return a.Unmap(), true
@@ -138,7 +139,7 @@ func (o *object) protocol(path string, p corev1.Protocol) flow.Protocol {
 // portNumber checks that a port is from 1 to 65535.
 func (o *object) portNumber(path string, n int32) uint16 {
 	if n < 1 || n > 65535 {
-		o.problem(path, "", "port %d is not from 1 to 65535", n)
+		o.Problem(path, "", "port %d is not from 1 to 65535", n)
 		return 0
 	}
 	return uint16(n)
@@ -154,8 +155,8 @@ func (o *object) portName(path, name string) {
 	switch {
 	case good && letter:
 	case good:
-		o.problem(path, "write the number without quotes: "+name, "%q is text without a letter, which is no port name", name)
+		o.Problem(path, "write the number without quotes: "+name, "%q is text without a letter, which is no port name", name)
 	default:
-		o.problem(path, "", "%q is no port name: at most 15 of a-z, 0-9 and single '-' inside, with a letter", name)
+		o.Problem(path, "", "%q is no port name: at most 15 of a-z, 0-9 and single '-' inside, with a letter", name)
 	}
 }

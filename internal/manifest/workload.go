@@ -34,11 +34,11 @@ func (w *workload) ownerKey() ownerKey {
 func (b *Bundle) addWorkload(o *object, meta *metav1.ObjectMeta, base string, t *corev1.PodTemplateSpec, w workload) {
 	o.checkName()
 	e := o.endpoint(base, &t.ObjectMeta, &t.Spec)
-	if len(o.problems) > 0 || !b.once(o) {
+	if len(o.Problems) > 0 || !b.once(o) {
 		return
 	}
-	w.Key, w.Kind, w.Template = o.key, o.kind, e
-	e.Owner = cluster.Owner{Kind: o.kind, Name: o.key.Name}
+	w.Key, w.Kind, w.Template = o.Key, o.Kind, e
+	e.Owner = cluster.Owner{Kind: o.Kind, Name: o.Key.Name}
 	w.nodeSelector = t.Spec.NodeSelector
 	b.keepSpec(o, base, &t.ObjectMeta, &t.Spec)
 	b.workloads = append(b.workloads, w)
@@ -51,17 +51,17 @@ func (b *Bundle) addWorkload(o *object, meta *metav1.ObjectMeta, base string, t 
 // no problem: no verdict depends on it, as the pods have the labels of the template. But one of the two is a slip.
 func (o *object) checkSelector(s *metav1.LabelSelector, labels map[string]string) {
 	if s == nil {
-		o.notice("spec", "has no selector; the API server would refuse it")
+		o.Notice("spec", "has no selector; the API server would refuse it")
 		return
 	}
-	before := len(o.problems)
+	before := len(o.Problems)
 	sel := o.selector("spec.selector", s)
 	set, err := label.NewSet(labels)
-	if len(o.problems) > before || err != nil {
+	if len(o.Problems) > before || err != nil {
 		return // noted where it is wrong
 	}
 	if r, unmet := sel.FirstUnmet(set); unmet {
-		o.notice("spec.selector", "the selector does not select the pods of its own template, whose labels %q do not meet %q; the API server would refuse it", set, r)
+		o.Notice("spec.selector", "the selector does not select the pods of its own template, whose labels %q do not meet %q; the API server would refuse it", set, r)
 	}
 }
 
@@ -70,7 +70,7 @@ func (o *object) replicas(path string, n *int32) int {
 	case n == nil:
 		return 1
 	case *n < 0:
-		o.problem(path, "", "%d is less than 0", *n)
+		o.Problem(path, "", "%d is less than 0", *n)
 		return 0
 	}
 	return int(*n)
@@ -93,7 +93,7 @@ func (b *Bundle) takeReplicaSet(o *object, r *appsv1.ReplicaSet) {
 func (b *Bundle) takeReplicationController(o *object, r *corev1.ReplicationController) {
 	t := r.Spec.Template
 	if t == nil {
-		o.problem("spec.template", "", "required field is missing")
+		o.Problem("spec.template", "", "required field is missing")
 		return
 	}
 	if len(r.Spec.Selector) > 0 { // none selects by the template's labels

@@ -25,6 +25,7 @@ import (
 	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/manifest"
+	docs "github.com/ringfence-project/ringfence/internal/manifest/document"
 	"github.com/ringfence-project/ringfence/internal/query"
 )
 
@@ -118,12 +119,12 @@ func (o *oneMany) UnmarshalJSON(data []byte) error {
 type Doc struct {
 	File string
 	Line int
-	spec manifest.Own[document]
+	spec docs.Own[document]
 }
 
 // Read reads a test file. The problems have their places; a document with problems is not returned.
 func Read(file string, data []byte) ([]Doc, []manifest.Problem) {
-	own, problems := manifest.ReadOwn[document](file, data, APIVersion, Kind)
+	own, problems := docs.ReadOwn[document](file, data, APIVersion, Kind)
 	var docs []Doc
 	for _, o := range own {
 		c := checker{doc: o}
@@ -141,7 +142,7 @@ func Read(file string, data []byte) ([]Doc, []manifest.Problem) {
 
 // checker notes what of a document makes no sense, whatever the cluster is.
 type checker struct {
-	doc      manifest.Own[document]
+	doc      docs.Own[document]
 	problems []manifest.Problem
 }
 

@@ -1,4 +1,4 @@
-package manifest
+package document
 
 import (
 	"encoding/json"
@@ -13,10 +13,8 @@ import (
 // The reader fills Kubernetes' own Go types from nodes. It exists beside sigs.k8s.io/yaml because that one loses the
 // lines, stops at the first error, and cannot say which known field an unknown one is near to.
 
-// fieldTables remembers the JSON fields of struct types: name → where it is.
-type fieldTables map[reflect.Type]map[string][]int
-
-func (f fieldTables) of(t reflect.Type) map[string][]int {
+// of are the JSON fields of a struct type: name → where it is.
+func (f Types) of(t reflect.Type) map[string][]int {
 	if table, ok := f[t]; ok {
 		return table
 	}
@@ -31,10 +29,10 @@ func (f fieldTables) of(t reflect.Type) map[string][]int {
 	return table
 }
 
-// read sets v, which is settable, from n. What does not fit is a problem, and the rest is read on.
-func (o *object) read(n *yaml.Node, v reflect.Value, path string) {
-	n = target(n)
-	if n.Kind == yaml.ScalarNode && scalar(n) == nil {
+// Read sets v, which is settable, from n. What does not fit is a problem, and the rest is read on.
+func (o *Object) Read(n *yaml.Node, v reflect.Value, path string) {
+	n = Target(n)
+	if n.Kind == yaml.ScalarNode && Scalar(n) == nil {
 		return // as in JSON: null is the same as absent
 	}
 	if u, ok := v.Addr().Interface().(json.Unmarshaler); ok {
@@ -44,7 +42,7 @@ func (o *object) read(n *yaml.Node, v reflect.Value, path string) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
-		o.read(n, v.Elem(), path)
+		o.Read(n, v.Elem(), path)
 	case reflect.Struct:
 		o.readStruct(n, v, path)
 	case reflect.Slice:
@@ -56,23 +54,23 @@ func (o *object) read(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-func (o *object) readStruct(n *yaml.Node, v reflect.Value, path string) {
+func (o *Object) readStruct(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode {
-		o.wrongType(n, path, "an object")
+		o.WrongType(n, path, "an object")
 		return
 	}
-	fields := o.types.of(v.Type())
-	for _, p := range o.pairs(n, path) {
-		where := join(path, p.name)
-		index, known := fields[p.name]
+	fields := o.Types.of(v.Type())
+	for _, p := range o.Pairs(n, path) {
+		where := Join(path, p.Name)
+		index, known := fields[p.Name]
 		switch {
-		case path == "" && p.name == "status" && o.strict:
+		case path == "" && p.Name == "status" && o.Strict:
 			// A policy's status is what others say about it, in forms that differ.
 		case !known:
-			o.unknownField(p.key, v.Type(), fields, where)
+			o.UnknownField(p.Key, v.Type(), fields, where)
 		default:
-			o.lines[where] = p.key.Line
-			o.read(p.value, fieldAt(v, index), where)
+			o.Lines[where] = p.Key.Line
+			o.Read(p.Value, fieldAt(v, index), where)
 		}
 	}
 }
@@ -90,48 +88,48 @@ func fieldAt(v reflect.Value, index []int) reflect.Value {
 	return v
 }
 
-func (o *object) readList(n *yaml.Node, v reflect.Value, path string) {
+func (o *Object) readList(n *yaml.Node, v reflect.Value, path string) {
 	if v.Type().Elem().Kind() == reflect.Uint8 {
 		return // bytes: nothing that policy needs is kept in them
 	}
 	if n.Kind != yaml.SequenceNode {
-		o.wrongType(n, path, "a list")
+		o.WrongType(n, path, "a list")
 		return
 	}
 	list := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, item := range n.Content {
-		where := at(path, i)
-		o.lines[where] = item.Line
-		if item.Kind == yaml.ScalarNode && scalar(item) == nil {
+		where := At(path, i)
+		o.Lines[where] = item.Line
+		if item.Kind == yaml.ScalarNode && Scalar(item) == nil {
 			// The API server reads an empty item as an item without conditions, which in a policy is "anyone".
-			o.problemAt(item.Line, where, "remove it, or write {} if that is meant", "empty list item")
+			o.ProblemAt(item.Line, where, "remove it, or write {} if that is meant", "empty list item")
 			continue
 		}
-		o.read(item, list.Index(i), where)
+		o.Read(item, list.Index(i), where)
 	}
 	v.Set(list)
 }
 
-func (o *object) readMap(n *yaml.Node, v reflect.Value, path string) {
+func (o *Object) readMap(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode {
-		o.wrongType(n, path, "an object")
+		o.WrongType(n, path, "an object")
 		return
 	}
 	m := reflect.MakeMap(v.Type())
-	for _, p := range o.pairs(n, path) {
-		where := join(path, p.name)
-		o.lines[where] = p.key.Line
+	for _, p := range o.Pairs(n, path) {
+		where := Join(path, p.Name)
+		o.Lines[where] = p.Key.Line
 		value := reflect.New(v.Type().Elem()).Elem()
-		o.read(p.value, value, where)
-		m.SetMapIndex(reflect.ValueOf(p.name).Convert(v.Type().Key()), value)
+		o.Read(p.Value, value, where)
+		m.SetMapIndex(reflect.ValueOf(p.Name).Convert(v.Type().Key()), value)
 	}
 	v.Set(m)
 }
 
-func (o *object) readScalar(n *yaml.Node, v reflect.Value, path string) {
+func (o *Object) readScalar(n *yaml.Node, v reflect.Value, path string) {
 	var value any
 	if n.Kind == yaml.ScalarNode {
-		value = scalar(n)
+		value = Scalar(n)
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -139,20 +137,20 @@ func (o *object) readScalar(n *yaml.Node, v reflect.Value, path string) {
 			v.SetString(s)
 			return
 		}
-		o.wrongType(n, path, "text")
+		o.WrongType(n, path, "text")
 	case reflect.Bool:
 		if b, ok := value.(bool); ok {
 			v.SetBool(b)
 			return
 		}
-		o.wrongType(n, path, "true or false")
+		o.WrongType(n, path, "true or false")
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		i, ok := integer(value)
 		if ok && !v.OverflowInt(i) {
 			v.SetInt(i)
 			return
 		}
-		o.wrongType(n, path, fmt.Sprintf("a whole number of at most %d bits", v.Type().Bits()))
+		o.WrongType(n, path, fmt.Sprintf("a whole number of at most %d bits", v.Type().Bits()))
 	case reflect.Float32, reflect.Float64:
 		if f, ok := value.(float64); ok {
 			v.SetFloat(f)
@@ -174,13 +172,13 @@ func integer(value any) (int64, bool) {
 }
 
 // readOwn reads types that have their own JSON form: times, quantities, int-or-string.
-func (o *object) readOwn(n *yaml.Node, u json.Unmarshaler, path string) {
-	text, err := json.Marshal(plainValue(n))
+func (o *Object) readOwn(n *yaml.Node, u json.Unmarshaler, path string) {
+	text, err := json.Marshal(Plain(n))
 	if err == nil {
 		err = u.UnmarshalJSON(text)
 	}
 	if err != nil {
-		o.problemAt(n.Line, path, "", "%s cannot be read as %s", describe(n), ownForm(u))
+		o.ProblemAt(n.Line, path, "", "%s cannot be read as %s", Describe(n), ownForm(u))
 	}
 }
 
@@ -195,31 +193,32 @@ func ownForm(u json.Unmarshaler) string {
 	}
 }
 
-// plainValue is the node as JSON values. The bounds of the document were checked before.
-func plainValue(n *yaml.Node) any {
+// Plain is the node as JSON values. The bounds of the document were checked before.
+func Plain(n *yaml.Node) any {
 	switch n.Kind {
 	case yaml.AliasNode:
-		return plainValue(n.Alias)
+		return Plain(n.Alias)
 	case yaml.MappingNode:
 		m := map[string]any{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			m[n.Content[i].Value] = plainValue(n.Content[i+1])
+			m[n.Content[i].Value] = Plain(n.Content[i+1])
 		}
 		return m
 	case yaml.SequenceNode:
 		list := []any{}
 		for _, c := range n.Content {
-			list = append(list, plainValue(c))
+			list = append(list, Plain(c))
 		}
 		return list
 	}
-	return scalar(n)
+	return Scalar(n)
 }
 
-func (o *object) wrongType(n *yaml.Node, path, want string) {
+// WrongType notes that a value is not of the type that is wanted.
+func (o *Object) WrongType(n *yaml.Node, path, want string) {
 	fix := ""
 	if n.Kind == yaml.ScalarNode && want == "text" {
 		fix = fmt.Sprintf("quote it: %q", n.Value)
 	}
-	o.problemAt(n.Line, path, fix, "want %s, found %s", want, describe(n))
+	o.ProblemAt(n.Line, path, fix, "want %s, found %s", want, Describe(n))
 }

@@ -1,15 +1,8 @@
-// Package manifest reads Kubernetes manifests into the values of the core: cluster.Objects and policy.Policy.
+// Package document reads documents of YAML and JSON into Go types, with the place of every field, and notes problems there.
 //
-// It is the only decoder of Kubernetes types; every source goes through it. A Bundle takes many files and gives what
-// they say together. Three promises hold for whatever is fed to it:
-//
-//   - It reads what the API server would read: YAML 1.1 scalars, the server's defaults, the server's validation.
-//   - A typo never opens anything. What is unknown in a policy is a Problem with its place and the nearest name, and a
-//     policy with a Problem is replaced as a whole by a stand-in that denies (see standin.go).
-//   - It does not panic and does not run away, whatever the bytes are.
-//
-// A new kind of object is a line in the table of kinds.go and a file beside networkpolicy.go or workload.go.
-package manifest
+// It reads as the API server would: YAML 1.1 scalars, JSON names of fields. It does not panic and does not run away, whatever
+// the bytes are.
+package document
 
 import (
 	"strconv"
@@ -32,7 +25,7 @@ type Problem struct {
 // Error is one line: `net.yaml:12: NetworkPolicy shop/web: spec.ingress[0].form: unknown field; did you mean "from"?`.
 func (p Problem) Error() string {
 	var parts []string
-	for _, s := range []string{place(p.File, p.Line), p.Object, p.Field, p.Message} {
+	for _, s := range []string{Place(p.File, p.Line), p.Object, p.Field, p.Message} {
 		if s != "" {
 			parts = append(parts, s)
 		}
@@ -69,12 +62,10 @@ func (n Notice) String() string {
 	return Problem{File: n.File, Line: n.Line, Object: n.Object, Message: n.Message}.Error()
 }
 
-func place(file string, line int) string {
+// Place is "file:line".
+func Place(file string, line int) string {
 	if file == "" || line == 0 {
 		return file
 	}
 	return file + ":" + strconv.Itoa(line)
 }
-
-// list is "a, b, c".
-func list(words []string) string { return strings.Join(words, ", ") }

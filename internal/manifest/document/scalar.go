@@ -1,4 +1,4 @@
-package manifest
+package document
 
 import (
 	"fmt"
@@ -16,8 +16,8 @@ var (
 	yamlFalse = []string{"n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"}
 )
 
-// scalar is the value that kubectl would see: nil, bool, int64, float64 or string.
-func scalar(n *yaml.Node) any {
+// Scalar is the value that kubectl would see: nil, bool, int64, float64 or string.
+func Scalar(n *yaml.Node) any {
 	tag := n.ShortTag()
 	plain := n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle|yaml.TaggedStyle) == 0
 	switch {
@@ -53,15 +53,15 @@ func number(text string) any {
 	return text
 }
 
-// describe says what a node is, for messages about a wrong type.
-func describe(n *yaml.Node) string {
+// Describe says what a node is, for messages about a wrong type.
+func Describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
 		return "an object"
 	case yaml.SequenceNode:
 		return "a list"
 	}
-	switch scalar(n).(type) {
+	switch Scalar(n).(type) {
 	case nil:
 		return "empty"
 	case bool:
@@ -69,10 +69,11 @@ func describe(n *yaml.Node) string {
 	case int64, float64:
 		return fmt.Sprintf("the number %s", n.Value)
 	}
-	return fmt.Sprintf("the text %q", shorten(n.Value))
+	return fmt.Sprintf("the text %q", Shorten(n.Value))
 }
 
-func shorten(s string) string {
+// Shorten makes text short enough for a message.
+func Shorten(s string) string {
 	if r := []rune(s); len(r) > 40 {
 		return string(r[:40]) + "..."
 	}

@@ -1,4 +1,4 @@
-package manifest
+package document
 
 import (
 	"bytes"
@@ -15,20 +15,20 @@ import (
 // Bounds of what is read. They are far above what people write, and low enough to stay quick and small.
 const (
 	MaxFile   = 64 << 20 // bytes of one file
-	maxDepth  = 200      // levels of nesting in one document
-	maxValues = 2 << 20  // values in one document, aliases counted as often as they are used
+	MaxDepth  = 200      // levels of nesting in one document
+	MaxValues = 2 << 20  // values in one document, aliases counted as often as they are used
 )
 
-// chunk is one document's text and the number of lines before it.
-type chunk struct {
-	text   []byte
-	before int
+// Chunk is one document's text and the number of lines before it.
+type Chunk struct {
+	Text   []byte
+	Before int
 }
 
-// split cuts a file where a line starts a new document, so that one that cannot be parsed does not take the others
+// Split cuts a file where a line starts a new document, so that one that cannot be parsed does not take the others
 // with it. Directives and comments stay with the document that follows them.
-func split(data []byte) []chunk {
-	var chunks []chunk
+func Split(data []byte) []Chunk {
+	var chunks []Chunk
 	start, startLine, line := 0, 0, 0
 	hasContent := false
 	for pos := 0; pos < len(data); line++ {
@@ -39,14 +39,14 @@ func split(data []byte) []chunk {
 		text := data[pos:end]
 		marker := isDocumentStart(text)
 		if marker && hasContent {
-			chunks = append(chunks, chunk{data[start:pos], startLine})
+			chunks = append(chunks, Chunk{data[start:pos], startLine})
 			start, startLine = pos, line
 		}
 		body := bytes.TrimSpace(text)
 		hasContent = hasContent || marker || len(body) > 0 && body[0] != '#' && text[0] != '%'
 		pos = end
 	}
-	return append(chunks, chunk{data[start:], startLine})
+	return append(chunks, Chunk{data[start:], startLine})
 }
 
 func isDocumentStart(line []byte) bool {
@@ -54,10 +54,10 @@ func isDocumentStart(line []byte) bool {
 	return ok && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
 }
 
-// parseYAML returns the documents in c, with line numbers of the whole file; empty documents are left out.
-func parseYAML(c chunk) ([]*yaml.Node, error) {
+// ParseYAML returns the documents in c, with line numbers of the whole file; empty documents are left out.
+func ParseYAML(c Chunk) ([]*yaml.Node, error) {
 	var roots []*yaml.Node
-	dec := yaml.NewDecoder(bytes.NewReader(c.text))
+	dec := yaml.NewDecoder(bytes.NewReader(c.Text))
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
@@ -65,10 +65,10 @@ func parseYAML(c chunk) ([]*yaml.Node, error) {
 			return roots, nil
 		}
 		if err != nil {
-			return roots, syntaxError(err, c.before)
+			return roots, syntaxError(err, c.Before)
 		}
 		if len(doc.Content) == 1 && doc.Content[0].ShortTag() != "!!null" {
-			shiftLines(&doc, c.before)
+			shiftLines(&doc, c.Before)
 			roots = append(roots, doc.Content[0])
 		}
 	}
@@ -81,21 +81,22 @@ func shiftLines(n *yaml.Node, by int) {
 	}
 }
 
-// placed is an error with its line.
-type placed struct {
-	line int
-	text string
+// Placed is an error with its line.
+type Placed struct {
+	Line int
+	Text string
 }
 
-func (p placed) Error() string { return fmt.Sprintf("line %d: %s", p.line, p.text) }
+// Error implements error.
+func (p Placed) Error() string { return fmt.Sprintf("line %d: %s", p.Line, p.Text) }
 
 var yamlPlace = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 
-func syntaxError(err error, before int) placed {
+func syntaxError(err error, before int) Placed {
 	text := err.Error()
 	m := yamlPlace.FindStringSubmatch(text)
 	line, _ := strconv.Atoi(m[1]) // no number is line 0: then the document's first line is as near as we know
-	return placed{max(line, 1) + before, "not valid YAML: " + text[len(m[0]):]}
+	return Placed{max(line, 1) + before, "not valid YAML: " + text[len(m[0]):]}
 }
 
 // measure walks a document as it will be read, aliases followed, and refuses what is too deep, too large or endless.
@@ -104,7 +105,8 @@ type measure struct {
 	open  map[*yaml.Node]bool
 }
 
-func checkBounds(root *yaml.Node) error {
+// CheckBounds refuses documents that are too deep, too large or endless, with a Placed.
+func CheckBounds(root *yaml.Node) error {
 	m := measure{map[*yaml.Node]int{}, map[*yaml.Node]bool{}}
 	_, err := m.size(root, 0)
 	return err
@@ -113,12 +115,12 @@ func checkBounds(root *yaml.Node) error {
 func (m measure) size(n *yaml.Node, depth int) (int, error) {
 	if n.Kind == yaml.AliasNode {
 		if n.Alias == nil || m.open[n.Alias] {
-			return 0, placed{n.Line, "the alias *" + n.Value + " contains itself"}
+			return 0, Placed{n.Line, "the alias *" + n.Value + " contains itself"}
 		}
 		n = n.Alias
 	}
-	if depth > maxDepth {
-		return 0, placed{n.Line, fmt.Sprintf("nested deeper than %d levels", maxDepth)}
+	if depth > MaxDepth {
+		return 0, Placed{n.Line, fmt.Sprintf("nested deeper than %d levels", MaxDepth)}
 	}
 	if size, ok := m.sizes[n]; ok {
 		return size, nil
@@ -132,8 +134,8 @@ func (m measure) size(n *yaml.Node, depth int) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if total += size; total > maxValues {
-			return 0, placed{n.Line, fmt.Sprintf("holds more than %d values, aliases counted as often as they are used", maxValues)}
+		if total += size; total > MaxValues {
+			return 0, Placed{n.Line, fmt.Sprintf("holds more than %d values, aliases counted as often as they are used", MaxValues)}
 		}
 	}
 	if n.Anchor != "" {

@@ -1,4 +1,4 @@
-package manifest
+package document
 
 import (
 	"bytes"
@@ -10,9 +10,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseJSON reads a stream of JSON values into the nodes that the YAML parser would make, because YAML's own reading
+// ParseJSON reads a stream of JSON values into the nodes that the YAML parser would make, because YAML's own reading
 // of JSON fails on surrogate pairs and knows one value a file only.
-func parseJSON(data []byte) ([]*yaml.Node, error) {
+func ParseJSON(data []byte) ([]*yaml.Node, error) {
 	p := &jsonParser{dec: json.NewDecoder(bytes.NewReader(data)), data: data, line: 1}
 	p.dec.UseNumber()
 	var roots []*yaml.Node
@@ -22,7 +22,7 @@ func parseJSON(data []byte) ([]*yaml.Node, error) {
 			return roots, nil
 		}
 		if err != nil {
-			return roots, placed{p.line, "not valid JSON: " + err.Error()}
+			return roots, Placed{p.line, "not valid JSON: " + err.Error()}
 		}
 		roots = append(roots, n)
 	}
@@ -48,8 +48,8 @@ func (p *jsonParser) value(depth int) (*yaml.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if depth > maxDepth {
-		return nil, fmt.Errorf("nested deeper than %d levels", maxDepth)
+	if depth > MaxDepth {
+		return nil, fmt.Errorf("nested deeper than %d levels", MaxDepth)
 	}
 	n := &yaml.Node{Kind: yaml.ScalarNode, Line: p.line}
 	switch v := t.(type) {
