@@ -24,9 +24,9 @@ func (c Change) Workloads(s *cluster.State) []string {
 	for _, e := range c.Selected(s) {
 		all = append(all, Workload(e))
 	}
-	subjects := c.subjects(s)
+	subjects := c.subjects(s.Policies())
 	for _, w := range s.Workloads() {
-		if w.Template != nil && !w.Template.HostNetwork && selects(subjects, s, w.Template) {
+		if w.Template != nil && !w.Template.HostNetwork && selects(subjects, s.Namespace(w.Template.Namespace).Labels, w.Template) {
 			all = append(all, w.Key.String())
 		}
 	}

@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"cmp"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -137,23 +136,24 @@ func (p Part) mark(pods []*cluster.Endpoint) error {
 // Selected are the pods whose verdicts c may change: those that a policy selects which it brings, replaces or removes,
 // in the order of s. Pods on their host's network are never among them.
 func (c Change) Selected(s *cluster.State) []*cluster.Endpoint {
-	subjects := c.subjects(s)
+	subjects := c.subjects(s.Policies())
 	var all []*cluster.Endpoint
 	for _, e := range s.Endpoints() {
-		if !e.HostNetwork && selects(subjects, s, e) {
+		if !e.HostNetwork && selects(subjects, s.Namespace(e.Namespace).Labels, e) {
 			all = append(all, e)
 		}
 	}
 	return all
 }
 
-func (c Change) subjects(s *cluster.State) []policy.Pods {
+// subjects are those of the policies that c brings, and of those in force that it touches.
+func (c Change) subjects(inForce []*policy.Policy) []policy.Pods {
 	touched := map[Ref]bool{}
 	for _, r := range c.Touches() {
 		touched[r] = true
 	}
 	var subjects []policy.Pods
-	for _, p := range slices.Concat(c.Policies, s.Policies()) {
+	for _, p := range slices.Concat(c.Policies, inForce) {
 		if touched[RefOf(p)] {
 			subjects = append(subjects, p.Subject)
 		}
@@ -161,9 +161,10 @@ func (c Change) subjects(s *cluster.State) []policy.Pods {
 	return subjects
 }
 
-func selects(subjects []policy.Pods, s *cluster.State, e *cluster.Endpoint) bool {
+// selects reports whether one of the subjects selects a pod in a namespace with such labels.
+func selects(subjects []policy.Pods, space label.Set, e *cluster.Endpoint) bool {
 	return slices.ContainsFunc(subjects, func(p policy.Pods) bool {
-		return p.Namespaces.Matches(s.Namespace(e.Namespace).Labels) && p.Pods.Matches(e.Labels)
+		return p.Namespaces.Matches(space) && p.Pods.Matches(e.Labels)
 	})
 }
 
@@ -177,14 +178,14 @@ func (c Cohort) Choose(s *cluster.State, rollout string, change Change) map[clus
 	members := map[cluster.Key]bool{}
 	var first *cluster.Endpoint
 	for _, e := range change.Selected(s) {
-		if !c.eligible(s, e) {
+		if !c.eligible(s.Namespace(e.Namespace).Labels, e) {
 			continue
 		}
 		at := place(rollout, e)
 		if at < uint64(c.Percent) {
 			members[e.Key] = true
 		}
-		if first == nil || cmp.Or(cmp.Compare(score(rollout, e), score(rollout, first)), e.Key.Compare(first.Key)) < 0 {
+		if first == nil || isBefore(rollout, e, first) {
 			first = e
 		}
 	}
@@ -194,9 +195,10 @@ func (c Cohort) Choose(s *cluster.State, rollout string, change Change) map[clus
 	return members
 }
 
-func (c Cohort) eligible(s *cluster.State, e *cluster.Endpoint) bool {
+// eligible reports whether c's percentage is of pods like e, in a namespace with such labels.
+func (c Cohort) eligible(space label.Set, e *cluster.Endpoint) bool {
 	matches := func(want *label.Selector, labels label.Set) bool { return want == nil || want.Matches(labels) }
-	return matches(c.Pods, e.Labels) && matches(c.Namespaces, s.Namespace(e.Namespace).Labels) &&
+	return matches(c.Pods, e.Labels) && matches(c.Namespaces, space) &&
 		(len(c.Nodes) == 0 || slices.Contains(c.Nodes, e.Node))
 }
 

@@ -6,7 +6,7 @@
 // new, Do when a person says something, Tick when time passes. Part says for which pods the candidate is in force in a
 // Status, and Rewrite turns a cluster's state into one that says exactly that. Whoever drives a rollout stores the Status
 // before it puts in force what follows from it, so that never more is enforced than a stored Status says; a driver that is
-// gone moves nothing.
+// gone moves nothing. Overlay is Rewrite where objects come and go one by one, for the agent of a cluster's node.
 //
 // What is seen goes into the Status' Evidence. Judge answers of it, at each moment: pass, fail or inconclusive.
 package rollout
