@@ -73,6 +73,12 @@ type NodeEnforcementStatus struct {
 	// +kubebuilder:validation:MaxItems=20
 	// +listType=atomic
 	Conditions []NodeCondition `json:"conditions"`
+	// Rollouts are how far this node is with the rollouts that are under way; the first 20 by name.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxItems=20
+	// +listType=atomic
+	Rollouts []NodeRollout `json:"rollouts"`
 	// Updated is when this was written.
 	Updated metav1.Time `json:"updated"`
 }
@@ -101,4 +107,25 @@ type NodeCondition struct {
 	Message string `json:"message"`
 	// Since is when it began.
 	Since metav1.Time `json:"since"`
+}
+
+// NodeRollout is how far a node is with a rollout, and what it has seen. Digest, Revision, StepIndex and Phase are those of
+// the PolicyRollout's status that the node has put in force.
+type NodeRollout struct {
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// +kubebuilder:validation:MaxLength=64
+	Digest   string `json:"digest"`
+	Revision int64  `json:"revision"`
+	// StepIndex is the step's place in spec.steps, from 0.
+	StepIndex int32 `json:"stepIndex"`
+	// +kubebuilder:validation:MaxLength=32
+	Phase string `json:"phase"`
+	// InForce: the kernel enforces it.
+	InForce bool `json:"inForce"`
+	// Living: the connections that there were when the rollout began have been judged.
+	Living bool `json:"living"`
+	// Evidence is what this node has seen since the last step began that is no pause; at most 20 findings, the first ones
+	// seen, and 50 workloads.
+	Evidence RolloutEvidence `json:"evidence"`
 }

@@ -18,10 +18,12 @@ const APIVersion = "ringfence.dev/v1alpha1"
 // the rollout is complete they are in force as if they had been applied themselves, for as long as the rollout exists.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:resource:scope=Cluster,shortName=pr
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Step",type=string,JSONPath=`.status.step`
+// +kubebuilder:printcolumn:name="Nodes",type=string,JSONPath=`.status.nodes`
+// +kubebuilder:printcolumn:name="Since",type=date,JSONPath=`.status.since`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.reason`
 type PolicyRollout struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -48,16 +50,22 @@ type PolicyRolloutSpec struct {
 	// name of a policy that exists is its new version.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=100
 	// +kubebuilder:pruning:PreserveUnknownFields
+	// +listType=atomic
 	Policies []runtime.RawExtension `json:"policies,omitempty"`
 	// Remove names policies that are to go.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=100
+	// +listType=atomic
 	Remove []PolicyReference `json:"remove,omitempty"`
 	// Steps are gone through in order. The last one enforces for all pods. None are an audit of 10 minutes, 10 percent
 	// of the pods for 5 minutes, and all pods.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=50
+	// +listType=atomic
 	Steps []RolloutStep `json:"steps,omitempty"`
 	// Analysis says what the steps are measured by; what it does not say has defaults.
 	//
@@ -122,6 +130,7 @@ type EnforceStep struct {
 	// Nodes chooses the pods that run on one of these.
 	//
 	// +optional
+	// +listType=atomic
 	Nodes []string `json:"nodes,omitempty"`
 	// For is how long the cohort is watched before the next step; 5m if it is left out.
 	//
@@ -214,22 +223,217 @@ const (
 	Ignore   RolloutAction = "Ignore"   // it is only shown
 )
 
-// PolicyRolloutStatus is how far a rollout has come.
+// PolicyRolloutStatus is how far a rollout has come. It is all that is known of it: agents put in force what it says, and
+// a controller, or a person with a command, goes on from it. Only these write it.
 type PolicyRolloutStatus struct {
-	// Phase is Waiting, Progressing, Paused, RolledBack, Aborted, Undone or Complete.
+	// ObservedGeneration is the generation of the object that this is about.
 	//
 	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Digest is of the spec that this is about. Of a spec with another one nothing is in force.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Digest string `json:"digest,omitempty"`
+	// Revision is raised whenever the rollout begins, by an edit or anew. What is reported of another one does not count.
+	//
+	// +optional
+	Revision int64 `json:"revision,omitempty"`
+	// Phase is Waiting, Progressing, Paused, RolledBack, Aborted, Undone, Complete, or Invalid where the spec has an error.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=32
 	Phase string `json:"phase,omitempty"`
+	// By is what it is paused by: step, analysis or person.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=32
+	By string `json:"by,omitempty"`
 	// Reason is why it is waiting or paused, or was rolled back.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=4096
 	Reason string `json:"reason,omitempty"`
 	// Step is the current one, for instance "2/4 enforce 10% of the pods for 5m".
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	Step string `json:"step,omitempty"`
+	// StepIndex is the current one's place in spec.steps, from 0; behind the last one of a rollout that is complete.
+	//
+	// +optional
+	StepIndex int32 `json:"stepIndex,omitempty"`
+	// Nodes says on how many of the nodes that matter this is in force, like "3/3", and which are missing.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Nodes string `json:"nodes,omitempty"`
+	// Selected is how many pods the change selects.
+	//
+	// +optional
+	Selected int32 `json:"selected,omitempty"`
+	// Cohort is how many of these are judged by the candidate.
+	//
+	// +optional
+	Cohort int32 `json:"cohort,omitempty"`
+	// Watched is how long the step was in force everywhere, and watched.
+	//
+	// +optional
+	Watched metav1.Duration `json:"watched,omitempty"`
+	// Seen is when somebody last watched.
+	//
+	// +optional
+	Seen *metav1.MicroTime `json:"seen,omitempty"`
+	// Began is when the first step began.
+	//
+	// +optional
+	Began *metav1.MicroTime `json:"began,omitempty"`
+	// Entered is when the current step began.
+	//
+	// +optional
+	Entered *metav1.MicroTime `json:"entered,omitempty"`
 	// Since is when the phase or the step began.
 	//
 	// +optional
-	Since metav1.Time `json:"since,omitempty"`
+	Since *metav1.MicroTime `json:"since,omitempty"`
+	// Evidence is what was seen in the step, on all nodes together; of a rollout that is over, in its last one.
+	//
+	// +optional
+	Evidence *RolloutEvidence `json:"evidence,omitempty"`
+	// Unready are pods of the cohort that were not ready when the step began: "namespace/name".
+	//
+	// +optional
+	// +listType=atomic
+	Unready []string `json:"unready,omitempty"`
+	// Accepted are findings that a person has promoted.
+	//
+	// +optional
+	// +listType=atomic
+	Accepted []string `json:"accepted,omitempty"`
+	// Events are what happened, the newest last; at most 50.
+	//
+	// +optional
+	// +listType=atomic
+	Events []RolloutEvent `json:"events,omitempty"`
+	// Complete is what is in force for everyone by this rollout, since it is complete.
+	//
+	// +optional
+	Complete *RolloutRevision `json:"complete,omitempty"`
+	// Former is an earlier revision that was complete, whose policies are in force beneath this one.
+	//
+	// +optional
+	Former *RolloutRevision `json:"former,omitempty"`
+}
+
+// RolloutRevision is a change that is in force for everyone, as it was when it was completed.
+type RolloutRevision struct {
+	// Policies are as in the spec.
+	//
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +listType=atomic
+	Policies []runtime.RawExtension `json:"policies,omitempty"`
+	// +optional
+	// +listType=atomic
+	Remove []PolicyReference `json:"remove,omitempty"`
+	// Digest is of the spec that it is from.
+	//
+	// +kubebuilder:validation:MaxLength=64
+	Digest string `json:"digest"`
+	// At is when it was complete. Of two, the later one counts.
+	At metav1.MicroTime `json:"at"`
+}
+
+// RolloutEvent is something that happened to a rollout.
+type RolloutEvent struct {
+	Time metav1.MicroTime `json:"time"`
+	// +kubebuilder:validation:MaxLength=4096
+	Text string `json:"text"`
+}
+
+// RolloutEvidence is what was seen in one step.
+type RolloutEvidence struct {
+	// Findings are connections on which the candidate and the policies before differ.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxItems=200
+	// +listType=atomic
+	Findings []RolloutFinding `json:"findings,omitempty"`
+	// More are connections of kinds beyond those that are kept.
+	//
+	// +optional
+	More int64 `json:"more,omitempty"`
+	// Connections of pods whose verdicts matter: in an audit those that the change selects, else those in the cohort.
+	//
+	// +optional
+	Connections int64 `json:"connections,omitempty"`
+	// Workloads of which such a connection was seen.
+	//
+	// +optional
+	// +listType=atomic
+	Workloads []string `json:"workloads,omitempty"`
+	// Cohort is how the cohort's connections ended.
+	//
+	// +optional
+	Cohort RolloutOutcomes `json:"cohort,omitempty"`
+	// Rest is how all others ended.
+	//
+	// +optional
+	Rest RolloutOutcomes `json:"rest,omitempty"`
+	// Uncertain are connections that could not be judged.
+	//
+	// +optional
+	Uncertain int64 `json:"uncertain,omitempty"`
+}
+
+// RolloutOutcomes is how connections ended.
+type RolloutOutcomes struct {
+	// +optional
+	Ended int64 `json:"ended,omitempty"`
+	// Failed got no answer.
+	//
+	// +optional
+	Failed int64 `json:"failed,omitempty"`
+}
+
+// RolloutFinding is a connection, or equal ones, on which the candidate and the policies before differ.
+type RolloutFinding struct {
+	// Kind is NewlyDenied or NewlyAllowed.
+	//
+	// +kubebuilder:validation:MaxLength=32
+	Kind string `json:"kind"`
+	// Enforced: it happened, as the candidate was in force for the pod; else it would have happened.
+	//
+	// +optional
+	Enforced bool `json:"enforced,omitempty"`
+	// Live: the connection was there when the rollout began.
+	//
+	// +optional
+	Live bool `json:"live,omitempty"`
+	// Source is "namespace/workload", or an address.
+	//
+	// +kubebuilder:validation:MaxLength=512
+	Source string `json:"source"`
+	// +kubebuilder:validation:MaxLength=512
+	Destination string `json:"destination"`
+	// Port is for instance "5432/tcp".
+	//
+	// +kubebuilder:validation:MaxLength=32
+	Port string `json:"port"`
+	// Before is the rule that decides without the candidate.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	Before string `json:"before"`
+	// After is the rule that decides with it.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	After string `json:"after"`
+	// Example is of the pods.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	Example string `json:"example"`
+	// Count is of connections, or of denials that were recorded.
+	Count int64            `json:"count"`
+	First metav1.MicroTime `json:"first"`
+	Last  metav1.MicroTime `json:"last"`
 }

@@ -156,6 +156,7 @@ func trim(s *v1alpha1.NodeEnforcementStatus) {
 	s.Message = cut(s.Message)
 	s.Defective = first(s.Defective)
 	s.Closed = first(s.Closed)
+	s.Rollouts = first(s.Rollouts)
 	s.Conditions = append([]v1alpha1.NodeCondition{}, first(s.Conditions)...)
 	for i := range s.Conditions {
 		c := &s.Conditions[i]

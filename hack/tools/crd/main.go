@@ -1,4 +1,4 @@
-// Command crd writes the definitions of those of our kinds that agents use, as part of the Helm chart, with the generator
+// Command crd writes the definitions of our kinds, as part of the Helm chart, with the generator
 // that this module pins.
 package main
 
@@ -14,7 +14,10 @@ import (
 )
 
 // definitions are the files of the chart, by what their definition is called.
-var definitions = map[string]string{"nodeenforcements.ringfence.dev": "deploy/chart/ringfence/templates/crd-nodeenforcements.yaml"}
+var definitions = map[string]string{
+	"nodeenforcements.ringfence.dev": "deploy/chart/ringfence/templates/crd-nodeenforcements.yaml",
+	"policyrollouts.ringfence.dev":   "deploy/chart/ringfence/templates/crd-policyrollouts.yaml",
+}
 
 func main() {
 	root := flag.String("root", "../..", "folder of the main module")
