@@ -5,12 +5,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	ringfence "github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/label"
@@ -21,6 +24,44 @@ import (
 
 // A rollout with a problem is not used at all: what it would change stays as it is, which is what a rollout is for. So
 // there is no stand-in, unlike for a policy that is to be in force.
+
+// ReadRollout reads a PolicyRollout of an API, as JSON. The digest is that of its spec, as it would be in a file; it is
+// there also if the rollout cannot be used and the problems say why.
+func ReadRollout(data []byte) (spec *rollout.Spec, digestOfSpec string, problems []Problem) {
+	roots, err := document.ParseJSON(data)
+	if err != nil || len(roots) != 1 {
+		return nil, "", []Problem{{Object: "PolicyRollout", Message: fmt.Sprintf("want one object: %v", err)}}
+	}
+	b := NewBundle()
+	b.decodeDocument("", roots[0], "")
+	r := b.Finish(Options{})
+	if len(r.Rollouts) == 1 {
+		spec = r.Rollouts[0]
+	}
+	return spec, digest(document.Get(roots[0], "spec")), r.Problems
+}
+
+// ReadChange reads what a rollout changes, as its spec has it.
+func ReadChange(name string, policies []runtime.RawExtension, remove []ringfence.PolicyReference) (rollout.Change, error) {
+	data, err := json.Marshal(ringfence.PolicyRollout{TypeMeta: metav1.TypeMeta{APIVersion: ringfence.APIVersion, Kind: "PolicyRollout"},
+		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: ringfence.PolicyRolloutSpec{Policies: policies, Remove: remove}})
+	if err != nil {
+		return rollout.Change{}, err
+	}
+	spec, _, problems := ReadRollout(data)
+	if spec == nil {
+		return rollout.Change{}, errors.Join(asErrors(problems)...)
+	}
+	return spec.Change, nil
+}
+
+func asErrors(problems []Problem) []error {
+	var all []error
+	for _, p := range problems {
+		all = append(all, p)
+	}
+	return all
+}
 
 // takePolicyRollout reads a PolicyRollout, its policies as strictly as if they were documents of their own.
 func (b *Bundle) takePolicyRollout(o *object, root *yaml.Node) {
@@ -52,12 +93,31 @@ func digest(n *yaml.Node) string {
 	if n == nil {
 		return ""
 	}
-	text, err := json.Marshal(document.Plain(n)) // keys in order
+	text, err := json.Marshal(withoutNull(document.Plain(n))) // keys in order
 	if err != nil {
 		text = []byte(err.Error()) // what JSON cannot say is a problem anyway
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
+}
+
+// withoutNull leaves out fields that are null, which is the same as absent: an API server may do so as well.
+func withoutNull(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, field := range v {
+			if field == nil {
+				delete(v, name)
+				continue
+			}
+			v[name] = withoutNull(field)
+		}
+	case []any:
+		for i := range v {
+			v[i] = withoutNull(v[i])
+		}
+	}
+	return value
 }
 
 // carried are the kinds of policies that a rollout may carry.

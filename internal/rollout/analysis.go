@@ -32,6 +32,9 @@ func (v *Verdict) lower(a Answer, format string, args ...any) {
 // What accepted has, by Finding.Key, a person has seen and promoted.
 func (a Analysis) Judge(step StepKind, e Evidence, h Health, accepted []string, done bool) Verdict {
 	v := Verdict{Answer: Pass}
+	if len(h.Silent) > 0 {
+		v.lower(a.Coverage.Then, "nothing is known of %s", some(h.Silent))
+	}
 	if step == Audit && !done {
 		return v
 	}

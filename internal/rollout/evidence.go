@@ -105,8 +105,51 @@ func (e *Evidence) Add(f Finding) (first bool) {
 // Saw notes a connection of a pod whose verdicts matter.
 func (e *Evidence) Saw(workload string) {
 	e.Connections++
+	e.Know(workload)
+}
+
+// Know notes that a connection of a workload was seen, without counting one.
+func (e *Evidence) Know(workload string) {
 	if i, known := slices.BinarySearch(e.Workloads, workload); !known {
 		e.Workloads = slices.Insert(e.Workloads, i, workload)
+	}
+}
+
+// Join adds what was seen elsewhere.
+func (e *Evidence) Join(o Evidence) {
+	e.combine(o, func(a, b int) int { return a + b })
+}
+
+// AtLeast adds what was seen before and is not in e: of what both have, the greater number counts.
+func (e *Evidence) AtLeast(o Evidence) {
+	e.combine(o, func(a, b int) int { return max(a, b) })
+}
+
+func (e *Evidence) combine(o Evidence, both func(a, b int) int) {
+	*e = e.clone()
+	for _, f := range o.Findings {
+		if i, known := slices.BinarySearchFunc(e.Findings, f, Finding.compare); known {
+			found := &e.Findings[i]
+			if f.First.Before(found.First) {
+				found.First, found.Example = f.First, f.Example
+			}
+			if f.Last.After(found.Last) {
+				found.Last = f.Last
+			}
+			found.Count = both(found.Count, f.Count)
+			continue
+		}
+		e.Add(f)
+	}
+	for _, w := range o.Workloads {
+		e.Know(w)
+	}
+	for _, n := range []struct {
+		to   *int
+		from int
+	}{{&e.More, o.More}, {&e.Connections, o.Connections}, {&e.Uncertain, o.Uncertain}, {&e.Cohort.Ended, o.Cohort.Ended},
+		{&e.Cohort.Failed, o.Cohort.Failed}, {&e.Rest.Ended, o.Rest.Ended}, {&e.Rest.Failed, o.Rest.Failed}} {
+		*n.to = both(*n.to, n.from)
 	}
 }
 
@@ -136,4 +179,6 @@ type Health struct {
 	NotReady  []string // pods of the cohort that were ready before the step
 	Restarts  []string // pods of the cohort that restarted since the step began
 	Lost      []string // probes that the candidate takes away
+	// Silent are nodes that should have said long ago that it is in force there, and did not.
+	Silent []string
 }

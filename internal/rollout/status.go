@@ -21,6 +21,7 @@ const (
 	Aborted     Phase = "Aborted"     // by a person; what was before is in force
 	Undone      Phase = "Undone"      // by a person, after it was complete; what was before is in force
 	Complete    Phase = "Complete"    // everyone is judged by the candidate
+	Invalid     Phase = "Invalid"     // what was written has an error; nothing of it is in force
 )
 
 // Cause is who or what paused a rollout.
@@ -37,15 +38,18 @@ const (
 type Status struct {
 	Rollout string `json:"rollout"`
 	Digest  string `json:"digest"` // of the Spec that it is about
-	Phase   Phase  `json:"phase"`
-	By      Cause  `json:"by,omitempty"`     // of Paused
-	Reason  string `json:"reason,omitempty"` // why it is Waiting, Paused or RolledBack
-	Step    int    `json:"step"`             // index of the current step; behind the last one when Complete
+	// Revision is raised whenever the rollout begins, by an edit or anew: what was seen of another one does not count.
+	Revision int    `json:"revision"`
+	Phase    Phase  `json:"phase"`
+	By       Cause  `json:"by,omitempty"`     // of Paused
+	Reason   string `json:"reason,omitempty"` // why it is Waiting, Paused or RolledBack
+	Step     int    `json:"step"`             // index of the current step; behind the last one when Complete
 	// Watched is how long the step has been watched. Time without a driver, or before what the step says is in force, is
 	// not counted.
 	Watched  time.Duration `json:"watched"`
 	Seen     time.Time     `json:"seen"`     // the last Tick
 	Began    time.Time     `json:"began"`    // the first step
+	Entered  time.Time     `json:"entered"`  // the current step
 	Since    time.Time     `json:"since"`    // the phase and step
 	Evidence Evidence      `json:"evidence"` // of this step; of a rollout that is over, of its last one
 	Accepted []string      `json:"accepted,omitempty"`
@@ -97,7 +101,7 @@ func (s *Status) enter(now time.Time, p Phase, by Cause, reason string) {
 
 // begin goes to a step, or to the end behind the last one.
 func (s *Status) begin(spec *Spec, step int, now time.Time) {
-	s.Step, s.Watched, s.Seen, s.Since = step, 0, now, now
+	s.Step, s.Watched, s.Seen, s.Entered, s.Since = step, 0, now, now, now
 	if step >= len(spec.Steps) {
 		s.enter(now, Complete, "", "")
 		return
@@ -118,7 +122,7 @@ func (s *Status) begin(spec *Spec, step int, now time.Time) {
 // rollout. blockedBy names another rollout that is under way and touches the same policies, "" for none.
 func (s Status) Follow(spec *Spec, blockedBy string, now time.Time) Status {
 	s = s.clone()
-	same := s.Digest == spec.Digest && s.Phase != ""
+	same := s.Digest == spec.Digest && s.Phase != "" && s.Phase != Invalid
 	if same && s.Phase != Waiting {
 		return s
 	}
@@ -132,12 +136,26 @@ func (s Status) Follow(spec *Spec, blockedBy string, now time.Time) Status {
 			return s
 		}
 	}
-	s = Status{Rollout: spec.Name, Digest: spec.Digest, Began: now, Events: s.Events}
+	s = Status{Rollout: spec.Name, Digest: spec.Digest, Revision: s.Revision + 1, Began: now, Events: s.Events}
 	if reason != "" {
 		s.enter(now, Waiting, "", reason)
 		return s
 	}
 	s.begin(spec, 0, now)
+	return s
+}
+
+// Refuse notes that what was written cannot be used: nothing of it is in force, nor of what was written before.
+func (s Status) Refuse(digest, why string, now time.Time) Status {
+	if s.Phase == Invalid && s.Digest == digest && s.Reason == why {
+		return s
+	}
+	s = s.clone()
+	if s.Active() {
+		s.note(now, "superseded in step %d: the rollout was edited", s.Step+1)
+	}
+	s = Status{Rollout: s.Rollout, Digest: digest, Revision: s.Revision + 1, Began: now, Events: s.Events}
+	s.enter(now, Invalid, "", why)
 	return s
 }
 
@@ -207,9 +225,10 @@ func (s Status) Do(spec *Spec, c Command, h Health, now time.Time) (Status, erro
 		s.enter(now, Undone, "", "by a person")
 	case c == Undo && s.Active():
 		return before, errors.New(`it is not complete yet; "abort" ends it`)
-	case c == Retry && s.Over() && s.Phase != Complete && s.Phase != "":
+	case c == Retry && (s.Phase == RolledBack || s.Phase == Aborted || s.Phase == Undone):
 		s.note(now, "begins again: by a person")
 		s.Accepted, s.Began = nil, now
+		s.Revision++
 		s.begin(spec, 0, now)
 	default:
 		return before, fmt.Errorf("it is %s: there is nothing to %s", s.Phase, c)

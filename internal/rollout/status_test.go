@@ -422,3 +422,70 @@ func TestStepsInWords(t *testing.T) {
 		}
 	}
 }
+
+// What nodes have seen is summed up; and what was seen before stays seen, whoever forgot it.
+func TestEvidenceIsJoined(t *testing.T) {
+	see := func(n int, of string, f rollout.Finding) (e rollout.Evidence) {
+		for range n {
+			e.Saw(of)
+			e.Rest.Add(true)
+		}
+		f.Count, f.First, f.Last = n, start.Add(time.Duration(n)*time.Second), start.Add(time.Duration(n)*time.Minute)
+		e.Add(f)
+		return e
+	}
+	a, b := see(2, "a/web", finding(rollout.NewlyDenied, true)), see(3, "a/db", finding(rollout.NewlyDenied, true))
+	other := see(1, "a/web", finding(rollout.NewlyAllowed, false))
+	sum := rollout.Evidence{}
+	for _, e := range []rollout.Evidence{a, b, other} {
+		sum.Join(e)
+	}
+	if f := sum.Findings; len(f) != 2 || f[1].Count != 5 || !f[1].First.Equal(start.Add(2*time.Second)) || !f[1].Last.Equal(start.Add(3*time.Minute)) {
+		t.Errorf("findings are %+v", f)
+	}
+	if sum.Connections != 6 || len(sum.Workloads) != 2 || sum.Rest.Failed != 6 {
+		t.Errorf("the sum is %+v", sum)
+	}
+	later := see(4, "a/web", finding(rollout.NewlyDenied, true))
+	later.AtLeast(sum)
+	if later.Findings[1].Count != 5 || len(later.Findings) != 2 || later.Connections != 6 || len(later.Workloads) != 2 {
+		t.Errorf("after a node was lost it is %+v", later)
+	}
+	if a.Findings[0].Count != 2 {
+		t.Error("a part was changed")
+	}
+}
+
+func TestWhatCannotBeUsedIsRefused(t *testing.T) {
+	d := begin(specOf(rollout.Audit, rollout.Enforce))
+	d.pass(3 * time.Second)
+	refused := d.status.Refuse("bad", "an error", d.now)
+	if refused.Phase != rollout.Invalid || refused.Active() || !refused.Over() || refused.Revision != d.status.Revision+1 {
+		t.Fatalf("it is %+v", refused)
+	}
+	if again := refused.Refuse("bad", "an error", d.now.Add(time.Second)); !reflect.DeepEqual(again, refused) {
+		t.Error("the same error is news")
+	}
+	if _, err := refused.Do(d.spec, rollout.Retry, d.health, d.now); err == nil {
+		t.Error("what cannot be used begins again")
+	}
+	d.spec.Digest = "bad" // a newer program can read it
+	if d.status = refused.Follow(d.spec, "", d.now); d.status.Phase != rollout.Progressing || d.status.Revision != refused.Revision+1 {
+		t.Errorf("it is %+v", d.status)
+	}
+}
+
+func TestSilentNodesPause(t *testing.T) {
+	d := begin(specOf(rollout.Audit, rollout.Enforce))
+	d.health.InForce, d.health.Silent = false, []string{"node n2"}
+	d.pass(2 * time.Second)
+	d.want(t, rollout.Paused, 0)
+	if d.status.Reason != "nothing is known of node n2" {
+		t.Errorf("the reason is %q", d.status.Reason)
+	}
+	d.health = good()
+	d.pass(2 * time.Second)
+	d.want(t, rollout.Progressing, 0)
+	d.pass(10 * time.Second)
+	d.want(t, rollout.Progressing, 1)
+}
