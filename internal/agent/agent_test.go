@@ -34,6 +34,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/podnet"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
 )
 
 const patience = 20 * time.Second
@@ -62,7 +63,7 @@ func options(objects ...runtime.Object) (Options, *fake.Clientset) {
 	client := fake.NewClientset(objects...)
 	wide := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
 		{Group: "policy.networking.k8s.io", Version: "v1alpha2", Resource: "clusternetworkpolicies"}: "ClusterNetworkPolicyList",
-		inforce.Resource: "NodeEnforcementList"})
+		inforce.Resource: "NodeEnforcementList", record.Resource: "PolicyRolloutList"})
 	return Options{Node: "n1", Client: client, Dynamic: wide, Log: slog.New(slog.DiscardHandler)}, client
 }
 

@@ -19,14 +19,14 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
 )
 
 // definitions are where the API keeps the definitions of kinds.
 var (
 	definitions = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 	// ClusterPolicies is where the API keeps ClusterNetworkPolicies.
-	ClusterPolicies   = schema.GroupVersionResource{Group: v1alpha2.GroupName, Version: "v1alpha2", Resource: "clusternetworkpolicies"}
-	clusterDefinition = ClusterPolicies.Resource + "." + ClusterPolicies.Group
+	ClusterPolicies = schema.GroupVersionResource{Group: v1alpha2.GroupName, Version: "v1alpha2", Resource: "clusternetworkpolicies"}
 )
 
 // listWatcher is what all clients of client-go are.
@@ -43,17 +43,26 @@ func newKind[L runtime.Object](s *Source, name string, client any, lw listWatche
 func (s *Source) allKinds() []*kind {
 	c := s.options.Client
 	pods := newKind(s, "pods", c, c.CoreV1().Pods(""))
-	pods.trim, pods.set, pods.drop = trimPod, s.setPod, s.dropPod
+	pods.trim, pods.set, pods.drop = s.trimPod, s.setPod, s.dropPod
 	namespaces := newKind(s, "namespaces", c, c.CoreV1().Namespaces())
 	namespaces.trim, namespaces.set, namespaces.drop = trimNamespace, s.setNamespace, s.dropNamespace
 	nodes := newKind(s, "nodes", c, c.CoreV1().Nodes())
 	nodes.trim, nodes.set, nodes.drop = trimNode, s.setNode, s.dropNode
 	policies := newKind(s, "networkpolicies", c, c.NetworkingV1().NetworkPolicies(""))
 	policies.trim, policies.set, policies.drop, policies.seen = trimPolicy, s.setPolicy, s.dropPolicy, s.sawUpTo(policies.name)
-	wide := newKind(s, ClusterPolicies.Resource, s.options.Dynamic, s.options.Dynamic.Resource(ClusterPolicies))
-	wide.trim, wide.set, wide.drop = trimClusterPolicy, s.setClusterPolicy, s.dropPolicy
-	wide.optional, wide.kept, wide.seen = true, s.definitionGoes, s.sawUpTo(wide.name)
-	return []*kind{pods, namespaces, nodes, policies, wide}
+	wide := s.definedKind(ClusterPolicies)
+	wide.set, wide.drop, wide.seen = s.setClusterPolicy, s.dropPolicy, s.sawUpTo(wide.name)
+	rollouts := s.definedKind(record.Resource)
+	rollouts.set, rollouts.drop = s.setRollout, s.dropRollout
+	return []*kind{pods, namespaces, nodes, policies, wide, rollouts}
+}
+
+// definedKind is a kind whose definition may come and go.
+func (s *Source) definedKind(r schema.GroupVersionResource) *kind {
+	k := newKind(s, r.Resource, s.options.Dynamic, s.options.Dynamic.Resource(r))
+	k.trim, k.optional = trimDefined, true
+	k.kept = func(ctx context.Context) string { return s.definitionGoes(ctx, r.Resource+"."+r.Group) }
+	return k
 }
 
 // sawUpTo returns what notes up to which resource version a kind is passed on.
@@ -61,10 +70,10 @@ func (s *Source) sawUpTo(kind string) func(version string) {
 	return func(version string) { s.change(func(b *Batch) { b.Observed[kind] = version }) }
 }
 
-// definitionGoes says why a ClusterNetworkPolicy that is deleted stays in force: nobody deleted it, but the definition of
-// its kind, and the objects go with that. Then it would be an opening that nobody asked for.
-func (s *Source) definitionGoes(ctx context.Context) string {
-	d, err := s.options.Dynamic.Resource(definitions).Get(ctx, clusterDefinition, metav1.GetOptions{})
+// definitionGoes says why an object that is deleted stays in force: nobody deleted it, but the definition of its kind, and
+// the objects go with that. Then it would be an opening that nobody asked for.
+func (s *Source) definitionGoes(ctx context.Context, definition string) string {
+	d, err := s.options.Dynamic.Resource(definitions).Get(ctx, definition, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return "their definition was deleted: those known last stay in force"
@@ -81,11 +90,20 @@ func metaOf(m *metav1.ObjectMeta) metav1.ObjectMeta {
 		Labels: m.Labels, OwnerReferences: m.OwnerReferences}
 }
 
-func trimPod(o any) any {
+func (s *Source) trimPod(o any) any {
 	p, ok := o.(*corev1.Pod)
 	if !ok {
 		return o
 	}
+	t := trimPod(p)
+	if s.options.Health {
+		t.Status.Conditions, t.Status.ContainerStatuses = p.Status.Conditions, p.Status.ContainerStatuses
+		t.Status.InitContainerStatuses = p.Status.InitContainerStatuses
+	}
+	return t
+}
+
+func trimPod(p *corev1.Pod) *corev1.Pod {
 	t := &corev1.Pod{ObjectMeta: metaOf(&p.ObjectMeta), Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs,
 			ContainerStatuses: trimStatuses(p.Status.ContainerStatuses)}}
@@ -149,7 +167,7 @@ func trimPolicy(o any) any {
 	return o
 }
 
-func trimClusterPolicy(o any) any {
+func trimDefined(o any) any {
 	if u, ok := o.(*unstructured.Unstructured); ok {
 		u.SetManagedFields(nil)
 	}
@@ -170,6 +188,9 @@ func (s *Source) setPod(o any) {
 	if len(r.Objects.Endpoints) > 0 {
 		pod = &Pod{Endpoint: r.Objects.Endpoints[0], UID: string(p.UID), Terminating: p.DeletionTimestamp != nil,
 			Started: started(p), Seen: time.Now()}
+		if s.options.Health {
+			pod.Health = healthOf(p)
+		}
 	}
 	if old, known := s.pods[key]; known && old.same(pod) {
 		return
@@ -187,7 +208,7 @@ func (p *Pod) same(o *Pod) bool {
 		return p == nil && o == nil
 	}
 	a, b := p.Endpoint, o.Endpoint
-	return p.UID == o.UID && p.Terminating == o.Terminating && p.Started.Equal(o.Started) && a.Labels == b.Labels && a.Node == b.Node &&
+	return p.UID == o.UID && p.Terminating == o.Terminating && p.Health == o.Health && p.Started.Equal(o.Started) && a.Labels == b.Labels && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.Ended == b.Ended && a.Owner == b.Owner && a.Created.Equal(b.Created) &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
 )
 
 // Options say what to follow.
@@ -34,6 +35,8 @@ type Options struct {
 	// Retry is how long a failed request waits for the next one at first; it grows to thirty times as much. 0 is a
 	// second.
 	Retry time.Duration
+	// Health: pods' health is followed too. Each of its changes is a change of the pod.
+	Health bool
 }
 
 // Pod is a pod with what only its own node needs to know.
@@ -44,6 +47,17 @@ type Pod struct {
 	// Started is when its containers were started last: it changes when the pod gets a new sandbox.
 	Started time.Time
 	Seen    time.Time // when this change of it came
+	Health            // where Options ask for it
+}
+
+// Health is how a pod is, with times of its kubelet's clock, in whole seconds. So whoever looks for the first time can tell
+// what happened since some moment.
+type Health struct {
+	Ready bool
+	// Since is when Ready became what it is; zero before anybody said.
+	Since time.Time
+	// Restarted is when one of its containers was last started again or, where it waits for that, had ended; zero if none was.
+	Restarted time.Time
 }
 
 // Policy is a policy with what tells its versions apart.
@@ -60,6 +74,7 @@ type Batch struct {
 	Namespaces map[string]*cluster.Namespace
 	Nodes      map[string]*cluster.Node
 	Policies   map[PolicyKey]*Policy
+	Rollouts   map[string]*record.Record
 	Ranges     []netip.Prefix // all prefixes that pods get their addresses from; only where RangesChanged
 	// RangesChanged: Ranges are other ones than before.
 	RangesChanged bool
@@ -73,7 +88,7 @@ type PolicyKey = cluster.Key
 
 func newBatch() Batch {
 	return Batch{Pods: map[cluster.Key]*Pod{}, Namespaces: map[string]*cluster.Namespace{}, Nodes: map[string]*cluster.Node{},
-		Policies: map[PolicyKey]*Policy{}, Observed: map[string]string{}}
+		Policies: map[PolicyKey]*Policy{}, Rollouts: map[string]*record.Record{}, Observed: map[string]string{}}
 }
 
 // Source follows an API. Make one with New; its methods may be called from any goroutine.

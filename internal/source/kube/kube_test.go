@@ -26,6 +26,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
 )
 
 // world is an API and a source that follows it, with what the source has said so far.
@@ -43,23 +44,23 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
 	w := &world{t: t, client: fake.NewClientset(objects...), have: newBatch()}
 	w.wide = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		ClusterPolicies: "ClusterNetworkPolicyList", definitions: "CustomResourceDefinitionList"})
+		ClusterPolicies: "ClusterNetworkPolicyList", record.Resource: "PolicyRolloutList", definitions: "CustomResourceDefinitionList"})
 	w.wide.PrependReactor("list", ClusterPolicies.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
 		if w.installed.Load() {
 			return false, nil, nil
 		}
 		return true, nil, apierrors.NewNotFound(ClusterPolicies.GroupResource(), "")
 	})
-	w.wide.PrependReactor("get", definitions.Resource, func(k8stesting.Action) (bool, runtime.Object, error) {
+	w.wide.PrependReactor("get", definitions.Resource, func(a k8stesting.Action) (bool, runtime.Object, error) {
 		d := &unstructured.Unstructured{}
-		d.SetName(clusterDefinition)
+		d.SetName(a.(k8stesting.GetAction).GetName())
 		if w.terminating.Load() {
 			now := metav1.Now()
 			d.SetDeletionTimestamp(&now)
 		}
 		return true, d, nil
 	})
-	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond})
+	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond, Health: true})
 	return w
 }
 
@@ -103,6 +104,7 @@ func (w *world) take() {
 	merge(w.have.Namespaces, b.Namespaces)
 	merge(w.have.Nodes, b.Nodes)
 	merge(w.have.Policies, b.Policies)
+	merge(w.have.Rollouts, b.Rollouts)
 	maps.Copy(w.have.Observed, b.Observed)
 	if b.RangesChanged {
 		w.have.Ranges = b.Ranges
@@ -359,4 +361,75 @@ func TestWhatIsKnownStaysWhileTheAPIIsAway(t *testing.T) {
 	w.must(nil, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "web"))
 	away.Store(false)
 	w.until("the API is back", func() bool { return w.have.Pods[web] == nil && w.condition(Unreachable) == "" })
+}
+
+func policyRollout(name string, percent any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "ringfence.dev/v1alpha1", "kind": "PolicyRollout",
+		"metadata": map[string]any{"name": name, "uid": "u"},
+		"spec": map[string]any{"remove": []any{map[string]any{"kind": "NetworkPolicy", "namespace": "shop", "name": "old"}},
+			"steps": []any{map[string]any{"enforce": map[string]any{"percent": percent}}}}}}
+}
+
+// A rollout whose spec cannot be used is passed on, as its status may say that something is in force; one whose status
+// cannot be read is not, so that what was known of it stays.
+func TestRolloutsAreFollowed(t *testing.T) {
+	w := newWorld(t)
+	rollouts := w.wide.Resource(record.Resource)
+	w.must(rollouts.Create(t.Context(), policyRollout("r", int64(100)), metav1.CreateOptions{}))
+	w.run()
+	w.until("it is there", func() bool { return w.have.Rollouts["r"] != nil && w.have.Rollouts["r"].Spec != nil })
+	w.until("it is watched", func() bool {
+		return slices.ContainsFunc(w.wide.Actions(), func(a k8stesting.Action) bool { return a.Matches("watch", record.Resource.Resource) })
+	})
+	w.must(rollouts.Update(t.Context(), policyRollout("r", int64(101)), metav1.UpdateOptions{}))
+	w.until("its error is said", func() bool {
+		return w.have.Rollouts["r"].Spec == nil && strings.HasPrefix(w.condition(Malformed), "PolicyRollout r: PolicyRollout r: spec.steps[0].enforce.percent: ")
+	})
+	bad := policyRollout("r", int64(100))
+	bad.Object["status"] = map[string]any{"stepIndex": "one"}
+	w.must(rollouts.Update(t.Context(), bad, metav1.UpdateOptions{}))
+	w.until("the status' error is said", func() bool { return strings.Contains(w.condition(Malformed), "its status cannot be read") })
+	if w.have.Rollouts["r"].Spec != nil {
+		t.Error("a rollout whose status cannot be read was passed on")
+	}
+	w.must(nil, rollouts.Delete(t.Context(), "r", metav1.DeleteOptions{}))
+	w.until("it is gone", func() bool { return w.have.Rollouts["r"] == nil && w.condition(Malformed) == "" })
+}
+
+func TestHealthOfPods(t *testing.T) {
+	at := func(second int) metav1.Time { return metav1.Unix(int64(second), 0) }
+	running := func(restarts int32, second int) corev1.ContainerStatus {
+		return corev1.ContainerStatus{RestartCount: restarts, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(second)}}}
+	}
+	ready := func(status corev1.ConditionStatus, second int) []corev1.PodCondition {
+		return []corev1.PodCondition{{Type: corev1.PodReady, Status: status, LastTransitionTime: at(second)}}
+	}
+	crashed := corev1.ContainerStatus{RestartCount: 3, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+		LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{StartedAt: at(60), FinishedAt: at(70)}}}
+	w := newWorld(t, pod("web", "10.1.0.1"))
+	w.run()
+	for _, c := range []struct {
+		what   string
+		status corev1.PodStatus
+		want   Health
+	}{
+		{"well", corev1.PodStatus{Conditions: ready("True", 5), ContainerStatuses: []corev1.ContainerStatus{running(0, 3)}}, Health{true, at(5).Time, time.Time{}}},
+		{"not ready", corev1.PodStatus{Conditions: ready("False", 30), ContainerStatuses: []corev1.ContainerStatus{running(0, 3)}}, Health{false, at(30).Time, time.Time{}}},
+		{"a sidecar restarted", corev1.PodStatus{Conditions: ready("True", 31), ContainerStatuses: []corev1.ContainerStatus{running(0, 3)},
+			InitContainerStatuses: []corev1.ContainerStatus{running(1, 40)}}, Health{true, at(31).Time, at(40).Time}},
+		{"waits to be started again", corev1.PodStatus{Conditions: ready("False", 70), ContainerStatuses: []corev1.ContainerStatus{crashed}},
+			Health{false, at(70).Time, at(70).Time}},
+	} {
+		p := pod("web", "10.1.0.1")
+		c.status.Phase, c.status.PodIP, c.status.PodIPs = p.Status.Phase, p.Status.PodIP, p.Status.PodIPs
+		p.Status = c.status
+		w.until("it is watched", func() bool {
+			return slices.ContainsFunc(w.client.Actions(), func(a k8stesting.Action) bool { return a.Matches("watch", "pods") })
+		})
+		w.must(w.client.CoreV1().Pods("shop").Update(t.Context(), p, metav1.UpdateOptions{}))
+		w.until(c.what, func() bool {
+			have := w.have.Pods[web]
+			return have != nil && have.Health.Ready == c.want.Ready && have.Since.Equal(c.want.Since) && have.Restarted.Equal(c.want.Restarted)
+		})
+	}
 }

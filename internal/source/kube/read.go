@@ -38,7 +38,7 @@ func Read(ctx context.Context, o Options) (*Snapshot, error) {
 	c, b := o.Client, r.into.Bundle
 	list(&r, "namespaces", c.CoreV1().Namespaces(), func(n *corev1.Namespace) { b.AddNamespace(n) })
 	list(&r, "nodes", c.CoreV1().Nodes(), func(n *corev1.Node) { b.AddNode(n) })
-	list(&r, "pods", c.CoreV1().Pods(""), func(p *corev1.Pod) { b.AddPod(trimPod(p).(*corev1.Pod)) })
+	list(&r, "pods", c.CoreV1().Pods(""), func(p *corev1.Pod) { b.AddPod(trimPod(p)) })
 	list(&r, "services", c.CoreV1().Services(""), func(s *corev1.Service) { b.AddService(s) })
 	list(&r, "networkpolicies", c.NetworkingV1().NetworkPolicies(""), func(p *networkingv1.NetworkPolicy) {
 		b.AddNetworkPolicy(p)
