@@ -25,7 +25,7 @@ func TestReadmeIsTrue(t *testing.T) {
 		for _, part := range strings.Split("\n"+block, "\n$ ringfence ")[1:] {
 			line, want, _ := strings.Cut(part, "\n")
 			var out bytes.Buffer
-			run(context.Background(), words(line), strings.NewReader(""), &out, &out)
+			run(context.Background(), argumentsOf(line), strings.NewReader(""), &out, &out)
 			if !matches(strings.Split(strings.TrimSpace(want), "\n"), strings.Split(strings.TrimSpace(out.String()), "\n")) {
 				t.Errorf("ringfence %s\nprints\n%s\nthe README says\n%s", line, out.String(), want)
 			}
@@ -37,8 +37,8 @@ func TestReadmeIsTrue(t *testing.T) {
 	}
 }
 
-// words splits a command line; single quotes keep words together.
-func words(line string) []string {
+// argumentsOf splits a command line; single quotes keep words together.
+func argumentsOf(line string) []string {
 	var all []string
 	for i, part := range strings.Split(line, "'") {
 		if i%2 == 1 {
