@@ -42,7 +42,7 @@ var mayImport = map[string]string{
 	"internal/source/dir":              "label flow policy cluster manifest wholefile",
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
-	"internal/source/kube":             "cluster policy manifest rollout/record",
+	"internal/source/kube":             "cluster policy manifest wholefile rollout/record",
 	"internal/inforce":                 "",
 	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch netns cni",
 	"internal/source/git":              "manifest source/dir",

@@ -19,6 +19,9 @@ import (
 // agentRun is the run folder of the instance "agent", which `ringfence flows --name agent` asks.
 const agentRun = "/run/ringfence/agent"
 
+// agentMemory is where an agent keeps objects for the next one. A reboot empties it, as it does the kernel.
+const agentMemory = "/run/ringfence/kept"
+
 // agentFlags are what `ringfence agent` can be told.
 type agentFlags struct {
 	node, kubeconfig string
@@ -101,7 +104,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		flows = up.FlowsSocket(agentRun)
 	}
 	return agent.Run(cmd.Context(), agent.Options{Flows: flows, Node: f.node, Client: client, Dynamic: objects, PodCIDRs: cidrs,
-		AllowUnknown: f.unknown == "allow", Listen: f.listen, Log: log})
+		AllowUnknown: f.unknown == "allow", Memory: agentMemory, Listen: f.listen, Log: log})
 }
 
 func (f *agentFlags) load(cmd *cobra.Command, cidrs []netip.Prefix) error {

@@ -43,6 +43,8 @@ type Options struct {
 	// AllowUnknown lets pods that the agent does not know yet send and be reached.
 	AllowUnknown bool
 	Records      string // folder of cni.Records; "" is cni.DefaultRecords
+	// Memory is a folder in which ClusterNetworkPolicies and rollouts are kept for the next agent; see kube.Options. "" keeps none.
+	Memory string
 	Listen       string // where metrics and health are served, on a loopback address; "" is nowhere
 	// Flows is the socket on which flows are told, to whoever may open it; see flowlog/socket. "" keeps none.
 	Flows string
@@ -82,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func newAgent(o Options, n nodeNet, l locator) *Agent {
-	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs})
+	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs, Memory: o.Memory})
 	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
 		own: map[string]Condition{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)

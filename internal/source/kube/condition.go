@@ -14,6 +14,8 @@ const (
 	Malformed = "Malformed"
 	// NotInstalled: the API does not know the kind. What was known of it before stays in force.
 	NotInstalled = "NotInstalled"
+	// NotKept: what is known could not be written down, for a process that starts when the API does not know the kind.
+	NotKept = "NotKept"
 	// Forbidden: we may not list or watch the kind.
 	Forbidden = "Forbidden"
 	// Unreachable: the API does not answer, or not as it should. What was known stays in force.

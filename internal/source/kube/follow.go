@@ -35,6 +35,10 @@ type kind struct {
 	seen func(version string)
 	// kept reports whether an object that is deleted is to stay in force, and why; may be nil.
 	kept func(ctx context.Context) string
+	// comes waits until an optional kind may have become known to the API, or ctx ends; may be nil.
+	comes func(ctx context.Context)
+	// memory has what an earlier process knew last; may be nil.
+	memory *memory
 
 	have    map[string]bool // keys of the objects that were passed on
 	ctx     context.Context
@@ -61,21 +65,24 @@ func (k *kind) follow(ctx context.Context) error {
 		if err == nil || time.Since(start) > time.Minute {
 			wait = k.source.options.Retry
 		}
+		if k.comes != nil && apierrors.IsNotFound(err) {
+			wait = k.source.options.Retry
+			k.await(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait/2 + rand.N(wait)): // a thousand nodes must not ask in step
 		}
-		wait = min(2*wait, k.slowest())
+		wait = min(2*wait, 30*k.source.options.Retry)
 	}
 }
 
-// slowest is the longest time between two attempts. Policies of a kind that was just installed should not wait long.
-func (k *kind) slowest() time.Duration {
-	if k.optional {
-		return 5 * k.source.options.Retry
-	}
-	return 30 * k.source.options.Retry
+// await waits until an optional kind may be known, but not for longer than one waits between two attempts of others.
+func (k *kind) await(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 30*k.source.options.Retry)
+	defer cancel()
+	k.comes(ctx)
 }
 
 func (k *kind) tryList(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -90,8 +97,8 @@ func (k *kind) tryWatch(ctx context.Context, o metav1.ListOptions) (watch.Interf
 	return w, err
 }
 
-// answered notes how a request went. A kind that the API does not know has no objects, which is a list too: the first.
-// Later it is none, and what was known stays.
+// answered notes how a request went. A kind that the API does not know has no objects but those that an earlier process
+// knew last, which is a list too: the first. Later it is none, and what was known stays.
 func (k *kind) answered(err error) {
 	if err != nil {
 		k.failed(err)
@@ -107,6 +114,7 @@ func (k *kind) failed(err error) {
 	switch {
 	case errors.Is(err, context.Canceled):
 	case k.optional && apierrors.IsNotFound(err):
+		k.remember()
 		what := "the API does not know them: they take effect once their definition is installed"
 		if len(k.have) > 0 {
 			what = fmt.Sprintf("the API does not know them any more: the %d known last stay in force", len(k.have))
@@ -131,6 +139,31 @@ func textOf(err error) string {
 		err = request.Err
 	}
 	return err.Error()
+}
+
+// remember takes what an earlier process knew last, if nothing was listed yet.
+func (k *kind) remember() {
+	if k.isListed() {
+		return
+	}
+	objects, err := k.memory.all()
+	k.remembers(err)
+	for key, o := range objects {
+		k.have[key] = true
+		k.set(k.trim(o))
+	}
+}
+
+// remembers notes whether what is known is kept beyond this process.
+func (k *kind) remembers(err error) {
+	if k.memory == nil {
+		return
+	}
+	message := ""
+	if err != nil {
+		message = "if the API should not know them any more when the agent starts anew, they would be lost: " + err.Error()
+	}
+	k.source.conditions.set(NotKept, k.name, message)
 }
 
 func (k *kind) first() {
@@ -159,6 +192,7 @@ func (k *kind) take(o any) error {
 	}
 	k.have[key] = true
 	k.set(k.trim(o))
+	k.remembers(k.memory.keep(key, o))
 	if m, err := meta.Accessor(o); err == nil {
 		k.saw(m.GetResourceVersion())
 	}
@@ -190,12 +224,14 @@ func (k *kind) Delete(o any) error {
 func (k *kind) forget(key string) {
 	delete(k.have, key)
 	k.drop(key)
+	k.remembers(k.memory.drop(key))
 }
 
 // Replace implements cache.ReflectorStore.
 func (k *kind) Replace(list []any, version string) error {
 	gone := k.have
 	k.have = make(map[string]bool, len(list))
+	var lost error
 	for _, o := range list {
 		key, err := keyOf(o)
 		if err != nil {
@@ -204,10 +240,12 @@ func (k *kind) Replace(list []any, version string) error {
 		delete(gone, key)
 		k.have[key] = true
 		k.set(k.trim(o))
+		lost = errors.Join(lost, k.memory.keep(key, o))
 	}
 	for key := range gone {
 		k.drop(key)
 	}
+	k.remembers(errors.Join(lost, k.memory.only(k.have)))
 	k.saw(version) // and not those of the objects, which come in any order
 	k.answered(nil)
 	k.first()

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -62,6 +63,8 @@ func (s *Source) definedKind(r schema.GroupVersionResource) *kind {
 	k := newKind(s, r.Resource, s.options.Dynamic, s.options.Dynamic.Resource(r))
 	k.trim, k.optional = trimDefined, true
 	k.kept = func(ctx context.Context) string { return s.definitionGoes(ctx, r.Resource+"."+r.Group) }
+	k.comes = func(ctx context.Context) { s.awaitDefinition(ctx, r.Resource+"."+r.Group) }
+	k.memory = newMemory(s.options.Memory, r.Resource)
 	return k
 }
 
@@ -81,6 +84,39 @@ func (s *Source) definitionGoes(ctx context.Context, definition string) string {
 		return "their definition is being deleted: those known last stay in force"
 	}
 	return "" // also if we may not look: then it is taken as what it seems to be
+}
+
+// awaitDefinition waits until a definition is in effect, or ctx ends. If we may not watch it we ask now and again.
+func (s *Source) awaitDefinition(ctx context.Context, definition string) {
+	name := fields.OneTermEqualSelector("metadata.name", definition).String()
+	w, err := s.options.Dynamic.Resource(definitions).Watch(ctx, metav1.ListOptions{FieldSelector: name})
+	if err != nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * s.options.Retry):
+		}
+		return
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, open := <-w.ResultChan():
+			if u, ok := e.Object.(*unstructured.Unstructured); !open || ok && e.Type != watch.Deleted && isEstablished(u) {
+				return
+			}
+		}
+	}
+}
+
+// isEstablished reports whether a definition is in effect.
+func isEstablished(definition *unstructured.Unstructured) bool {
+	conditions, _, _ := unstructured.NestedSlice(definition.Object, "status", "conditions")
+	return definition.GetDeletionTimestamp() == nil && slices.ContainsFunc(conditions, func(c any) bool {
+		m, _ := c.(map[string]any)
+		return m["type"] == "Established" && m["status"] == "True"
+	})
 }
 
 // metaOf keeps what is needed of any object.

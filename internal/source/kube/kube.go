@@ -7,7 +7,8 @@
 // half closes.
 //
 // What is wrong is a Condition, and never an opening: an object that cannot be read is replaced by its stand-in, and
-// what was known of a kind stays as it was while the API does not answer, forbids, or does not know the kind any more.
+// what was known of a kind stays as it was while the API does not answer, forbids, or does not know the kind any more,
+// also by an earlier process.
 package kube
 
 import (
@@ -32,6 +33,9 @@ type Options struct {
 	Dynamic dynamic.Interface
 	// Ranges are prefixes that pods get their addresses from, beside those that the nodes' objects say.
 	Ranges []netip.Prefix
+	// Memory is a folder in which the ClusterNetworkPolicies and rollouts known last are kept for the next process: if the
+	// API does not know their kind when it starts, they are what it begins with. "" keeps none.
+	Memory string
 	// Retry is how long a failed request waits for the next one at first; it grows to thirty times as much. 0 is a
 	// second.
 	Retry time.Duration

@@ -5,8 +5,11 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,6 +41,7 @@ type world struct {
 	have   Batch
 	// installed says whether the API knows ClusterNetworkPolicies, and terminating whether their definition goes.
 	installed, terminating atomic.Bool
+	watched                sync.Map // names of resources
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
@@ -60,8 +64,25 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 		}
 		return true, d, nil
 	})
+	w.client.PrependWatchReactor("*", w.noteWatch(w.client.Tracker()))
+	w.wide.PrependWatchReactor("*", w.noteWatch(w.wide.Tracker()))
 	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond, Health: true})
 	return w
+}
+
+func (w *world) noteWatch(of k8stesting.ObjectTracker) k8stesting.WatchReactionFunc {
+	return func(a k8stesting.Action) (bool, watch.Interface, error) {
+		i, err := of.Watch(a.GetResource(), a.GetNamespace())
+		w.watched.Store(a.GetResource().Resource, true)
+		return true, i, err
+	}
+}
+
+// awaitWatch waits until changes of a resource are seen: the fake API forgets what happens between a list and the watch
+// that follows it.
+func (w *world) awaitWatch(resource string) {
+	w.t.Helper()
+	w.until(resource+" are watched", func() bool { _, ok := w.watched.Load(resource); return ok })
 }
 
 // run follows the API until the test ends.
@@ -199,6 +220,7 @@ func TestPodsChangeAndGo(t *testing.T) {
 	pods := w.client.CoreV1().Pods("shop")
 	w.until("the pod is there", func() bool { return w.have.Pods[web] != nil })
 	before := w.have.Pods[web]
+	w.awaitWatch("pods")
 
 	same := pod("web", "10.1.0.1")
 	same.Annotations = map[string]string{"nobody": "cares"}
@@ -227,6 +249,7 @@ func TestMalformedPodsAreFenced(t *testing.T) {
 	if len(w.have.Pods) != 0 {
 		t.Errorf("half of a pod is used: %+v", w.have.Pods[web])
 	}
+	w.awaitWatch("pods")
 	w.must(w.client.CoreV1().Pods("shop").Update(t.Context(), pod("web", "10.1.0.1"), metav1.UpdateOptions{}))
 	w.until("it is right", func() bool { return w.have.Pods[web] != nil && len(w.have.Ranges) == 0 && w.condition(Malformed) == "" })
 }
@@ -250,6 +273,8 @@ func TestMalformedPoliciesAreStoodInFor(t *testing.T) {
 	if want := []string{"Malformed ClusterNetworkPolicy wide", "Malformed NetworkPolicy shop/np"}; !slices.Equal(objects, want) {
 		t.Errorf("conditions are of %q, want %q", objects, want)
 	}
+	w.awaitWatch("networkpolicies")
+	w.awaitWatch(ClusterPolicies.Resource)
 	w.must(w.client.NetworkingV1().NetworkPolicies("shop").Update(t.Context(), networkPolicy("np"), metav1.UpdateOptions{}))
 	w.must(nil, w.wide.Resource(ClusterPolicies).Delete(t.Context(), "wide", metav1.DeleteOptions{}))
 	w.until("all is right", func() bool {
@@ -266,6 +291,7 @@ func TestResourceVersionsAreOfWhatWasTaken(t *testing.T) {
 	if uid, n := w.source.NodeUID("n1"), w.source.NodeCount(); uid != "u1" || n != 1 {
 		t.Errorf("%d nodes, n1 with UID %q", n, uid)
 	}
+	w.awaitWatch("networkpolicies")
 	for _, version := range []string{"42", "43"} {
 		changed := networkPolicy("np")
 		changed.ResourceVersion, changed.Generation = version, int64(len(w.have.Observed)+1)
@@ -320,16 +346,97 @@ func TestTheDefinitionComesAndGoes(t *testing.T) {
 	guard := PolicyKey{Name: "guard"}
 	w.until("the policy is there", func() bool { return w.have.Policies[guard] != nil && w.condition(NotInstalled) == "" })
 
-	// The fake API forgets what happens between a list and the watch that follows it.
-	w.until("it is watched", func() bool {
-		return slices.ContainsFunc(w.wide.Actions(), func(a k8stesting.Action) bool { return a.Matches("watch", ClusterPolicies.Resource) })
-	})
+	w.awaitWatch(ClusterPolicies.Resource)
 	w.terminating.Store(true)
 	w.must(nil, wide.Delete(t.Context(), "guard", metav1.DeleteOptions{}))
 	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "stay in force") })
 	if w.have.Policies[guard] == nil {
 		t.Error("a policy went with its definition")
 	}
+}
+
+// Who waits for the definition is told by the API, and not by the next attempt.
+func TestTheDefinitionIsAwaited(t *testing.T) {
+	w := newWorld(t)
+	w.source.options.Retry = time.Hour // between two attempts
+	came := make(chan bool)
+	go func() {
+		w.source.awaitDefinition(t.Context(), ClusterPolicies.Resource+"."+ClusterPolicies.Group)
+		close(came)
+	}()
+	w.awaitWatch(definitions.Resource)
+	definition := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"metadata": map[string]any{"name": ClusterPolicies.Resource + "." + ClusterPolicies.Group}}}
+	w.must(w.wide.Resource(definitions).Create(t.Context(), definition, metav1.CreateOptions{}))
+	select {
+	case <-came:
+		t.Error("a definition that is not in effect is taken for one that is")
+	case <-time.After(50 * time.Millisecond):
+	}
+	definition = definition.DeepCopy()
+	definition.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Established", "status": "True"}}}
+	w.must(w.wide.Resource(definitions).Update(t.Context(), definition, metav1.UpdateOptions{}))
+	select {
+	case <-came:
+	case <-time.After(20 * time.Second):
+		t.Error("it is not seen that the definition is in effect")
+	}
+}
+
+// A process that starts when the definition is gone begins with what the one before it knew, until the API says more.
+func TestPoliciesOutliveTheirDefinitionAndTheProcess(t *testing.T) {
+	memory := t.TempDir()
+	dir := filepath.Join(memory, ClusterPolicies.Resource)
+	guard, gone, torn := PolicyKey{Name: "guard"}, PolicyKey{Name: "gone"}, PolicyKey{Name: "torn"}
+	t.Run("while it is installed", func(t *testing.T) {
+		w := newWorld(t)
+		w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond, Memory: memory})
+		w.installed.Store(true)
+		wide := w.wide.Resource(ClusterPolicies)
+		for _, name := range []string{"guard", "gone", "torn"} {
+			w.must(wide.Create(t.Context(), clusterPolicy(name, int64(10)), metav1.CreateOptions{}))
+		}
+		w.run()
+		w.until("they are there", func() bool { return len(w.have.Policies) == 3 })
+		w.awaitWatch(ClusterPolicies.Resource)
+		w.must(nil, wide.Delete(t.Context(), "gone", metav1.DeleteOptions{}))
+		w.until("one is gone", func() bool { return w.have.Policies[gone] == nil })
+	})
+	w := newWorld(t)
+	w.must(nil, os.WriteFile(filepath.Join(dir, "torn.json"), []byte("{"), 0o600))
+	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond, Memory: memory})
+	w.run()
+	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "the 2 known last stay in force") })
+	w.until("they are there", func() bool { return len(w.have.Policies) == 2 && w.have.Policies[guard] != nil })
+	if p := w.have.Policies[guard]; p.Defect != "" || p.Priority != 10 {
+		t.Errorf("it is another one: %+v", p)
+	}
+	if p := w.have.Policies[torn]; p == nil || p.Defect == "" {
+		t.Errorf("what cannot be read is no stand-in that denies: %+v", p)
+	}
+	w.must(w.wide.Resource(ClusterPolicies).Create(t.Context(), clusterPolicy("torn", int64(1)), metav1.CreateOptions{}))
+	w.installed.Store(true)
+	w.until("the API's word counts again", func() bool {
+		return len(w.have.Policies) == 1 && w.have.Policies[torn].Defect == "" && w.condition(NotInstalled) == ""
+	})
+	w.until("only what the API lists is kept", func() bool {
+		left, err := os.ReadDir(dir)
+		return err == nil && len(left) == 1 && left[0].Name() == "torn.json"
+	})
+}
+
+// A folder that cannot be written is said, and keeps nothing from being enforced.
+func TestWhatCannotBeKeptIsSaid(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	w := newWorld(t)
+	w.must(nil, os.WriteFile(dir, nil, 0o600))
+	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond, Memory: dir})
+	w.installed.Store(true)
+	w.must(w.wide.Resource(ClusterPolicies).Create(t.Context(), clusterPolicy("guard", int64(10)), metav1.CreateOptions{}))
+	w.run()
+	w.until("it is there, and said", func() bool {
+		return w.have.Policies[PolicyKey{Name: "guard"}] != nil && strings.Contains(w.condition(NotKept), "keep guard: ")
+	})
 }
 
 func TestWhatIsKnownStaysWhileTheAPIIsAway(t *testing.T) {
