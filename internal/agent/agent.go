@@ -135,7 +135,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 	group.Go(func() error { return a.keepProbing(ctx, dp) })
 	group.Go(func() error { return a.denials.count(ctx, dp, e) })
 	if a.options.Flows != "" {
-		log := newFlows(e)
+		log := newFlows(a.options.Node, e)
 		a.mu.Lock()
 		a.flows = log
 		a.mu.Unlock()

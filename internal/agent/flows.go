@@ -19,8 +19,9 @@ import (
 var flowLimits = flowlog.Limits{Records: 20_000, Bytes: 12 << 20, Open: 16_384, Pairs: 2_000}
 
 // newFlows returns an empty log of flows with the names that the engine knows.
-func newFlows(e *engine.Engine) *flowlog.Log {
+func newFlows(node string, e *engine.Engine) *flowlog.Log {
 	return flowlog.New(flowlog.Names{
+		Node: node,
 		Resolve: func(t flow.Tuple) cluster.Connection {
 			return cluster.Connection{From: e.At(t.Source), To: e.At(t.Destination), Protocol: t.Protocol, Port: t.Port, Translated: t.Translated}
 		},

@@ -20,6 +20,7 @@ type endJSON struct {
 	Kind      string            `json:"kind,omitempty"`
 	Workload  string            `json:"workload,omitempty"`
 	Node      string            `json:"node,omitempty"`
+	Host      string            `json:"host,omitempty"`
 	Unknown   bool              `json:"unknown,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 }
@@ -61,6 +62,7 @@ type besideJSON struct {
 
 type recordJSON struct {
 	ID          uint64      `json:"id"`
+	Node        string      `json:"node,omitempty"`
 	Time        time.Time   `json:"time"`
 	Source      endJSON     `json:"source"`
 	Destination endJSON     `json:"destination"`
@@ -83,7 +85,7 @@ type recordJSON struct {
 
 // MarshalJSON writes the form that UnmarshalJSON reads.
 func (r Record) MarshalJSON() ([]byte, error) {
-	out := recordJSON{ID: r.ID, Time: r.Time, Source: newEndJSON(r.Source), Destination: newEndJSON(r.Destination),
+	out := recordJSON{ID: r.ID, Node: r.Node, Time: r.Time, Source: newEndJSON(r.Source), Destination: newEndJSON(r.Destination),
 		Protocol: r.Protocol.String(), Port: r.Port, Asked: (*askedJSON)(r.Asked), Verdict: r.Verdict.String(), By: r.By(),
 		Rule: newRuleJSON(r.Rule), Title: r.Title, Reason: r.Reason, Earlier: r.Earlier, Answered: r.Answered, Packets: r.Packets, Last: r.Last}
 	if r.Direction != 0 {
@@ -105,7 +107,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	out := Record{ID: in.ID, Time: in.Time, Port: in.Port, Asked: (*Asked)(in.Asked), Title: in.Title, Reason: in.Reason, Earlier: in.Earlier,
+	out := Record{ID: in.ID, Node: in.Node, Time: in.Time, Port: in.Port, Asked: (*Asked)(in.Asked), Title: in.Title, Reason: in.Reason, Earlier: in.Earlier,
 		Answered: in.Answered, Packets: in.Packets, Last: in.Last, RuleKnown: in.By != unknownRule}
 	var err error
 	if out.Source, err = in.Source.end(); err != nil {
@@ -142,7 +144,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 }
 
 func newEndJSON(e End) endJSON {
-	out := endJSON{Address: e.Address, Namespace: e.Namespace, Pod: e.Pod, Kind: e.Kind, Workload: e.Workload, Node: e.Node, Unknown: e.Unknown}
+	out := endJSON{Address: e.Address, Namespace: e.Namespace, Pod: e.Pod, Kind: e.Kind, Workload: e.Workload, Node: e.Node, Host: e.Host, Unknown: e.Unknown}
 	if m := e.Labels.Map(); len(m) > 0 {
 		out.Labels = m
 	}
@@ -152,7 +154,7 @@ func newEndJSON(e End) endJSON {
 func (e endJSON) end() (End, error) {
 	labels, err := label.NewSet(e.Labels)
 	return End{Address: e.Address, Namespace: e.Namespace, Pod: e.Pod, Kind: e.Kind, Workload: e.Workload, Node: e.Node,
-		Unknown: e.Unknown, Labels: labels}, err
+		Host: e.Host, Unknown: e.Unknown, Labels: labels}, err
 }
 
 func newRuleJSON(r flow.Rule) *ruleJSON {
@@ -197,12 +199,13 @@ type pairJSON struct {
 	Flows       uint64    `json:"flows"`
 	Packets     uint64    `json:"packets,omitempty"`
 	Bytes       uint64    `json:"bytes,omitempty"`
+	Onward      bool      `json:"onward,omitempty"`
 }
 
 // MarshalJSON writes the form that UnmarshalJSON reads.
 func (t PairTotal) MarshalJSON() ([]byte, error) {
 	return json.Marshal(pairJSON{t.Source, t.Destination, t.Protocol.String(), t.Port, t.Verdict.String(), t.By(), newRuleJSON(t.Rule),
-		t.First, t.Last, t.Flows, t.Packets, t.Bytes})
+		t.First, t.Last, t.Flows, t.Packets, t.Bytes, t.Onward})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -220,7 +223,7 @@ func (t *PairTotal) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	pair := Pair{Source: in.Source, Destination: in.Destination, Protocol: protocol, Port: in.Port, Verdict: verdict,
-		RuleKnown: in.By != unknownRule}
+		RuleKnown: in.By != unknownRule, Onward: in.Onward}
 	if in.Rule != nil {
 		pair.Rule = in.Rule.rule()
 	}

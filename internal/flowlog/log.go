@@ -110,7 +110,7 @@ func (l *Log) record(c Connection, at time.Time, earlier bool) (*Record, bool) {
 	if !src.IsPod() && !dst.IsPod() {
 		return nil, false
 	}
-	r := &Record{Time: at, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port, Verdict: flow.Allow,
+	r := &Record{Node: l.names.Node, Time: at, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port, Verdict: flow.Allow,
 		Answered: c.Answered, Earlier: earlier}
 	r.Rule, r.RuleKnown = l.names.allowedBy(tuple)
 	r.Beside = l.names.beside(tuple, flow.Allow, earlier, at)
@@ -309,7 +309,7 @@ func (l *Log) Denied(d Denial) {
 
 func (l *Log) denial(d Denial) *Record {
 	src, dst, tuple := l.names.ends(d.Tuple)
-	r := &Record{Time: d.Time, Last: d.Time, Packets: 1, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port}
+	r := &Record{Node: l.names.Node, Time: d.Time, Last: d.Time, Packets: 1, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port}
 	r.Rule, r.RuleKnown = l.names.deniedBy(d.Row, tuple)
 	r.Direction = r.Rule.Direction
 	r.Beside = l.names.beside(tuple, flow.Deny, false, d.Time)

@@ -524,3 +524,45 @@ func BenchmarkDenial(b *testing.B) {
 		l.Denied(denial(t0.Add(time.Duration(i)*100*time.Microsecond), tcp(copyAddr, serverAddr, 389)))
 	}
 }
+
+// With several nodes a record says whose it is, where its ends are, and whether another node tells it too.
+func TestRecordsOfOneNodeOfSeveral(t *testing.T) {
+	pod := func(name, node, address string) *cluster.Endpoint {
+		return &cluster.Endpoint{Key: cluster.Key{Namespace: "shop", Name: name}, Node: node, Addresses: []netip.Addr{netip.MustParseAddr(address)}}
+	}
+	s, err := cluster.NewState(cluster.Objects{Endpoints: []*cluster.Endpoint{pod("a", "n1", "10.1.0.1"), pod("b", "n2", "10.2.0.1"), pod("c", "n1", "10.1.0.2")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := flowlog.New(flowlog.Names{Node: "n1", Resolve: s.Resolve}, flowlog.Limits{})
+	open := func(id uint32, from, to string) {
+		l.Opened(conn(id, tcp(netip.MustParseAddr(from), netip.MustParseAddr(to), 80)), t0)
+	}
+	open(1, "10.1.0.1", "10.2.0.1")
+	open(2, "10.2.0.1", "10.1.0.1")
+	open(3, "10.1.0.1", "10.1.0.2")
+	open(4, "10.1.0.1", "192.0.2.1")
+	l.Denied(denial(t0, tcp(netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.1"), 81)))
+	var got []string
+	for _, r := range l.Records(flowlog.Query{}) {
+		got = append(got, fmt.Sprintf("%s %s>%s %t", r.Node, r.Source.Host, r.Destination.Host, r.Onward()))
+	}
+	want := []string{"n1 n1>n2 true", "n1 n2>n1 false", "n1 n1>n1 false", "n1 n1> false", "n1 n1>n2 false"}
+	if !slices.Equal(got, want) {
+		t.Errorf("they are %q, want %q", got, want)
+	}
+	data, err := json.Marshal(l.Records(flowlog.Query{})[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back flowlog.Record
+	if err := json.Unmarshal(data, &back); err != nil || back.Node != "n1" || back.Source.Host != "n1" || back.Destination.Host != "n2" || !back.Onward() {
+		t.Errorf("%s is read back as %+v, %v", data, back, err)
+	}
+	here, there := l.Totals(), flowlog.Totals{Pairs: []flowlog.PairTotal{{Pair: l.Totals().Pairs[1].Pair, First: t0, Last: t0, Flows: 1}}}
+	there.Pairs[0].Onward = false // as n2 tells it
+	sum := flowlog.Sum([]flowlog.Totals{here, there})
+	if len(here.Pairs) != 5 || len(sum.Pairs) != 5 || sum.Pairs[1].Flows != 1 {
+		t.Errorf("here are %+v, the sum is %+v", here.Pairs, sum.Pairs)
+	}
+}

@@ -6,6 +6,7 @@
 package flowlog
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -23,10 +24,11 @@ type End struct {
 	Workload  string // the pod's own name for a bare pod
 	Labels    label.Set
 	Node      string // the node's name, if this end is a node
+	Host      string // the node that the pod runs on; empty where all is one node
 	Unknown   bool   // an address that only a pod can have, but nobody knew whose
 }
 
-// NewEnd names a party.
+// NewEnd names a party, but for its Host.
 func NewEnd(p cluster.Party) End {
 	e := End{Address: p.Addr, Unknown: p.Unknown}
 	if p.Node != nil {
@@ -42,6 +44,9 @@ func NewEnd(p cluster.Party) End {
 	}
 	return e
 }
+
+// at is the node that this end is on, or is; empty if that is not known.
+func (e *End) at() string { return cmp.Or(e.Host, e.Node) }
 
 // IsPod reports whether this end is a pod, known or not.
 func (e *End) IsPod() bool { return e.Pod != "" || e.Unknown }
@@ -92,6 +97,7 @@ type Ending struct {
 // known later makes a new one with the same ID.
 type Record struct {
 	ID                  uint64 // grows; 0 is none
+	Node                string // whose log it is of; empty where all is one node. IDs of two nodes are not comparable
 	Time                time.Time
 	Source, Destination End
 	Protocol            flow.Protocol
@@ -155,6 +161,13 @@ func (r *Record) WouldAllow() bool { return r.Beside != nil && !r.WouldDeny() }
 // Denied reports whether r is a denial.
 func (r *Record) Denied() bool { return r.Verdict != flow.Allow }
 
+// Onward reports whether r is a connection that this node let through to another one, whose log tells it as well, or tells
+// that it was denied there.
+func (r *Record) Onward() bool {
+	to := r.Destination.at()
+	return r.Node != "" && !r.Denied() && to != "" && to != r.Node
+}
+
 // By is the rule as text: "no policy" if none applies, "unknown rule" if nobody could tell.
 func (r *Record) By() string {
 	if !r.RuleKnown {
@@ -167,7 +180,7 @@ func (r *Record) By() string {
 func (r *Record) size() int {
 	size := 512 + len(r.Reason) + len(r.Title)
 	for _, e := range [...]*End{&r.Source, &r.Destination} {
-		size += len(e.Namespace) + len(e.Pod) + len(e.Workload) + len(e.Labels.String()) + len(e.Node)
+		size += len(e.Namespace) + len(e.Pod) + len(e.Workload) + len(e.Labels.String()) + len(e.Node) + len(e.Host)
 	}
 	if r.Asked != nil {
 		size += 64 + len(r.Asked.Service)
@@ -189,6 +202,7 @@ type Pair struct {
 	Verdict             flow.Verdict
 	Rule                flow.Rule
 	RuleKnown           bool // if not, Rule is zero
+	Onward              bool // to another node, whose sums have it as well; see Record.Onward
 }
 
 // By is the rule as text: "no policy" if none applies, "unknown rule" if nobody could tell.
@@ -202,5 +216,5 @@ func (p *Pair) By() string {
 // Pair is the pair that r counts for.
 func (r *Record) Pair() Pair {
 	return Pair{Source: r.Source.Group(), Destination: r.Destination.Group(), Protocol: r.Protocol, Port: r.Port,
-		Verdict: r.Verdict, Rule: r.Rule, RuleKnown: r.RuleKnown}
+		Verdict: r.Verdict, Rule: r.Rule, RuleKnown: r.RuleKnown, Onward: r.Onward()}
 }

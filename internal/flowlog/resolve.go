@@ -13,6 +13,8 @@ import (
 // called while the Log is locked, so they must not call it. Only State is needed; without another one its answer is
 // not known.
 type Names struct {
+	// Node is whose log it is, where there are several nodes; else it is empty, and so is each End's Host.
+	Node string
 	// Resolve says whose addresses they are, by the cluster as it is now.
 	Resolve func(flow.Tuple) cluster.Connection
 	// Decide gives the rule behind a connection that was let through: of what is in force.
@@ -35,7 +37,18 @@ type Names struct {
 // ends names both ends of t, and completes it: whether the client is the server's own node is known only here.
 func (n *Names) ends(t flow.Tuple) (src, dst End, full flow.Tuple) {
 	c := n.Resolve(t)
-	return NewEnd(c.From), NewEnd(c.To), c.Tuple()
+	src, dst = NewEnd(c.From), NewEnd(c.To)
+	if n.Node != "" {
+		src.Host, dst.Host = hostOf(c.From), hostOf(c.To)
+	}
+	return src, dst, c.Tuple()
+}
+
+func hostOf(p cluster.Party) string {
+	if p.Endpoint == nil {
+		return ""
+	}
+	return p.Endpoint.Node
 }
 
 // allowedBy gives the rule of a connection that passed. Where what is in force now would deny it, it is not known:

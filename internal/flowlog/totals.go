@@ -3,6 +3,7 @@ package flowlog
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -155,7 +156,17 @@ func (p *pairs) sorted() []PairTotal {
 func comparePairs(a, b Pair) int {
 	return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.Destination, b.Destination),
 		cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Verdict, b.Verdict),
-		strings.Compare(a.By(), b.By()), strings.Compare(a.Rule.Place(), b.Rule.Place()))
+		strings.Compare(a.By(), b.By()), strings.Compare(a.Rule.Place(), b.Rule.Place()), compareBool(a.Onward, b.Onward))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // drops turns counters of rows, which come and go, into sums by rule, which only grow.
@@ -186,11 +197,7 @@ func (d *drops) take(rows map[ruleset.RowID]uint64, at time.Time, rules func(rul
 const maxDrops = 10_000
 
 func (d *drops) add(rules []flow.Rule, packets uint64, at time.Time) {
-	var b strings.Builder
-	for _, r := range rules {
-		b.WriteString(r.Kind + " " + r.String() + " " + r.Place() + "\n")
-	}
-	key := b.String()
+	key := keyOf(rules)
 	if _, known := d.total[key]; !known && len(d.total) >= maxDrops {
 		key, rules = "", nil
 	}
@@ -203,17 +210,85 @@ func (d *drops) add(rules []flow.Rule, packets uint64, at time.Time) {
 	t.Last = at
 }
 
-func (d *drops) sorted() []DropTotal {
-	keys := make([]string, 0, len(d.total))
-	for k := range d.total {
-		keys = append(keys, k)
+func (d *drops) sorted() []DropTotal { return sortedDrops(d.total) }
+
+func keyOf(rules []flow.Rule) string {
+	var b strings.Builder
+	for _, r := range rules {
+		b.WriteString(r.Kind + " " + r.String() + " " + r.Place() + "\n")
 	}
+	return b.String()
+}
+
+func sortedDrops(total map[string]*DropTotal) []DropTotal {
+	keys := slices.Collect(maps.Keys(total))
 	slices.SortFunc(keys, func(a, b string) int {
-		return cmp.Or(cmp.Compare(d.total[b].Packets, d.total[a].Packets), strings.Compare(a, b))
+		return cmp.Or(cmp.Compare(total[b].Packets, total[a].Packets), strings.Compare(a, b))
 	})
 	all := make([]DropTotal, len(keys))
 	for i, k := range keys {
-		all[i] = *d.total[k]
+		all[i] = *total[k]
 	}
 	return all
+}
+
+// Sum puts the totals of several nodes together. What went on to another node is counted there.
+func Sum(all []Totals) Totals {
+	sum := Totals{}
+	pairs, drops := map[Pair]*PairTotal{}, map[string]*DropTotal{}
+	for _, t := range all {
+		for _, p := range t.Pairs {
+			if !p.Onward {
+				addPair(pairs, p)
+			}
+		}
+		for _, d := range t.Drops {
+			addDrop(drops, d)
+		}
+		sum.ForgottenPairs += t.ForgottenPairs
+		sum.Lost += t.Lost
+		sum.Open += t.Open
+		sum.Records += t.Records
+		sum.Bytes += t.Bytes
+	}
+	sum.Pairs = make([]PairTotal, 0, len(pairs))
+	for _, p := range pairs {
+		sum.Pairs = append(sum.Pairs, *p)
+	}
+	slices.SortFunc(sum.Pairs, func(a, b PairTotal) int { return comparePairs(a.Pair, b.Pair) })
+	sum.Drops = sortedDrops(drops)
+	return sum
+}
+
+func addPair(pairs map[Pair]*PairTotal, p PairTotal) {
+	to := pairs[p.Pair]
+	if to == nil {
+		pairs[p.Pair] = &p
+		return
+	}
+	to.Flows += p.Flows
+	to.Packets += p.Packets
+	to.Bytes += p.Bytes
+	to.First, to.Last = span(to.First, to.Last, p.First, p.Last)
+}
+
+func addDrop(drops map[string]*DropTotal, d DropTotal) {
+	key := keyOf(d.Rules)
+	to := drops[key]
+	if to == nil {
+		drops[key] = &d
+		return
+	}
+	to.Packets += d.Packets
+	to.First, to.Last = span(to.First, to.Last, d.First, d.Last)
+}
+
+func span(first, last, otherFirst, otherLast time.Time) (time.Time, time.Time) {
+	if otherFirst.Before(first) {
+		first = otherFirst
+	}
+	if otherLast.After(last) {
+		last = otherLast
+	}
+	return first, last
 }
