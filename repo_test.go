@@ -63,6 +63,7 @@ var mayImport = map[string]string{
 	"internal/flowlog":                 "label flow cluster ruleset",
 	"internal/flowlog/watch":           "flow flowlog conntrack netns",
 	"internal/flowlog/socket":          "flowlog",
+	"internal/flowlog/nodes":           "flow flowlog",
 	"internal/flowlog/alert":           "flow flowlog",
 	"internal/engine":                  "flow cluster ruleset compile dataplane",
 	"internal/reach":                   "label flow policy cluster ruleset compile",
