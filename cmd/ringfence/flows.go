@@ -25,11 +25,13 @@ import (
 type flowsOptions struct {
 	socket.Request
 	instanceFlags
-	since  time.Duration
-	denied bool
-	exec   string
-	socket string
-	output string
+	clusterFlowsFlags
+	since    time.Duration
+	denied   bool
+	exec     string
+	socket   string
+	output   string
+	untilEOF bool
 }
 
 func newFlows() *cobra.Command {
@@ -39,6 +41,11 @@ func newFlows() *cobra.Command {
 		Short: "Show the connections that were seen, allowed and denied, and which rule decided",
 		Long: `Show the connections that a running instance saw, allowed and denied, with the rule that decided and its place;
 of those that ended, how long they lasted and how much was sent.
+
+With --kubeconfig or --context, or as kubectl's plugin: of all nodes of a cluster. Their agents are asked through the API
+server by commands in their containers, which takes the rights of the role ringfence-flows that comes with the chart. A
+connection between two nodes is shown once, as the node that it went to tells it. Exit code 1 if some nodes' flows could
+not be had.
 
 All filters that are given have to hold. An end (--from, --to, --pod) is written as
 ` + flowlog.EndForms + `.
@@ -50,7 +57,8 @@ RINGFENCE_MESSAGE, RINGFENCE_SOURCE, RINGFENCE_SOURCE_LABELS, RINGFENCE_POLICY, 
   ringfence flows --denied --since 10m --to customers/ldap
   ringfence flows -f --would-deny
   ringfence flows -f --denied --exec './tell-us.sh'
-  ringfence flows --totals -o json`,
+  ringfence flows --totals -o json
+  kubectl ringfence flows -f -n shop --denied`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return flows(cmd, o) },
 	}
@@ -74,12 +82,15 @@ RINGFENCE_MESSAGE, RINGFENCE_SOURCE, RINGFENCE_SOURCE_LABELS, RINGFENCE_POLICY, 
 	f.StringVar(&o.exec, "exec", "", "with --denied: run this command for each new kind of denial, until interrupted")
 	o.instanceFlags.flags(cmd)
 	f.StringVar(&o.socket, "socket", "", "socket of the running instance, if it is elsewhere")
+	o.clusterFlowsFlags.flags(cmd)
+	f.BoolVar(&o.untilEOF, "until-eof", false, "end when the standard input does")
+	_ = f.MarkHidden("until-eof")
 	outputFlag(cmd, &o.output, "text", "json", "jsonl")
 	return cmd
 }
 
 // check completes the options, or says what does not fit together.
-func (o *flowsOptions) check(now time.Time) error {
+func (o *flowsOptions) check(now time.Time, ofCluster bool) error {
 	if o.denied {
 		if o.Verdict != "" && o.Verdict != flow.Deny.String() {
 			return fmt.Errorf("--denied and --verdict %s contradict each other", o.Verdict)
@@ -104,7 +115,7 @@ func (o *flowsOptions) check(now time.Time) error {
 	if o.since > 0 {
 		o.Since = now.Add(-o.since)
 	}
-	if o.socket == "" {
+	if o.socket == "" && !ofCluster {
 		i, err := o.instance()
 		if err != nil {
 			return err
@@ -116,15 +127,19 @@ func (o *flowsOptions) check(now time.Time) error {
 }
 
 func flows(cmd *cobra.Command, o flowsOptions) error {
-	if isPlugin(cmd) {
-		return errors.New("each node's agent keeps its own flows, and tells them in its container: " +
-			"kubectl -n ringfence-system exec POD -c agent -- ringfence flows --name agent")
-	}
-	if err := o.check(time.Now()); err != nil {
+	ofCluster := o.wanted(cmd)
+	if err := o.check(time.Now(), ofCluster); err != nil {
 		return err
 	}
+	show := showFlows
+	if ofCluster {
+		show = showClusterFlows
+	}
+	if o.untilEOF {
+		defer endWithInput(cmd)()
+	}
 	if o.exec == "" {
-		return showFlows(cmd, o, nil)
+		return show(cmd, o, nil)
 	}
 	words, err := alert.Split(o.exec)
 	if err != nil {
@@ -137,10 +152,22 @@ func flows(cmd *cobra.Command, o flowsOptions) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	done := make(chan struct{})
 	go func() { runner.Run(ctx); close(done) }()
-	err = showFlows(cmd, o, runner)
+	err = show(cmd, o, runner)
 	cancel()
 	<-done
 	return err
+}
+
+// endWithInput ends the command's context when nobody listens any more, which is told by the end of the standard input: a
+// command in a container is not told otherwise. What it returns is called at the end.
+func endWithInput(cmd *cobra.Command) (stop func()) {
+	ctx, cancel := context.WithCancel(cmd.Context())
+	cmd.SetContext(ctx)
+	go func() {
+		_, _ = io.Copy(io.Discard, cmd.InOrStdin()) // however it ends, it has ended
+		cancel()
+	}()
+	return cancel
 }
 
 // showFlows prints what comes; an interrupt while following is its regular end.
@@ -175,11 +202,11 @@ type flowPrinter struct {
 	format  string
 	colours bool
 	all     []*flowlog.Record // for json, which is one list
-	widths  [4]int            // of the columns so far
+	widths  [5]int            // of the columns so far
 }
 
 func newFlowPrinter(w io.Writer, format string) *flowPrinter {
-	return &flowPrinter{w: w, format: format, colours: colours(w), all: []*flowlog.Record{}, widths: [4]int{9, 24, 24, 8}}
+	return &flowPrinter{w: w, format: format, colours: colours(w), all: []*flowlog.Record{}, widths: [5]int{9, 24, 24, 8, 6}}
 }
 
 func (p *flowPrinter) print(r *flowlog.Record) error {
@@ -216,7 +243,11 @@ func (p *flowPrinter) line(r *flowlog.Record) string {
 	} else if r.End != nil {
 		c = color.Faint
 	}
-	line := at.Local().Format("15:04:05.000") + "  " + p.paint(c, p.pad(0, what)) + "  " + p.pad(1, r.Source.String()) +
+	line := at.Local().Format("15:04:05.000") + "  "
+	if r.Node != "" {
+		line += p.pad(4, r.Node) + "  "
+	}
+	line += p.paint(c, p.pad(0, what)) + "  " + p.pad(1, r.Source.String()) +
 		" -> " + p.pad(2, r.Destination.String()) + "  " + p.pad(3, flowlog.PortText(r.Protocol, r.Port)) + "  " + r.By()
 	if place := r.Rule.Place(); place != "" {
 		line += " (" + place + ")"
