@@ -300,11 +300,11 @@ type PolicyRolloutStatus struct {
 	//
 	// +optional
 	Evidence *RolloutEvidence `json:"evidence,omitempty"`
-	// Unready are pods of the cohort that were not ready when the step began: "namespace/name".
+	// Lost are probes that the candidate takes away, like "DNS of shop/web"; the first 50.
 	//
 	// +optional
 	// +listType=atomic
-	Unready []string `json:"unready,omitempty"`
+	Lost []string `json:"lost,omitempty"`
 	// Accepted are findings that a person has promoted.
 	//
 	// +optional

@@ -10,9 +10,10 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 )
 
-// maxEvents bounds the history that is written, and maxText each of its texts, in runes.
+// maxEvents bounds the history that is written, maxLost the probes, and maxText each text, in runes.
 const (
 	maxEvents = 50
+	maxLost   = 50
 	maxText   = 1024
 )
 
@@ -57,7 +58,7 @@ func (r Record) apiStatus() v1alpha1.PolicyRolloutStatus {
 	out := v1alpha1.PolicyRolloutStatus{ObservedGeneration: r.Generation, Digest: s.Digest, Revision: int64(s.Revision), Phase: string(s.Phase),
 		By: string(s.By), Reason: cut(s.Reason, maxText), StepIndex: int32(s.Step), Nodes: cut(r.Nodes, maxText), Selected: int32(r.Selected),
 		Cohort: int32(r.Cohort), Watched: metav1.Duration{Duration: s.Watched}, Seen: micro(s.Seen), Began: micro(s.Began),
-		Entered: micro(s.Entered), Since: micro(s.Since), Evidence: &evidence, Unready: r.Unready, Accepted: s.Accepted}
+		Entered: micro(s.Entered), Since: micro(s.Since), Evidence: &evidence, Lost: r.Lost[:min(len(r.Lost), maxLost)], Accepted: s.Accepted}
 	if r.Spec != nil && r.Digest == s.Digest && s.Active() && s.Step < len(r.Spec.Steps) {
 		out.Step = cut(fmt.Sprintf("%d/%d %s", s.Step+1, len(r.Spec.Steps), r.Spec.Steps[s.Step]), maxText)
 	}

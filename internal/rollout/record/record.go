@@ -34,8 +34,8 @@ type Record struct {
 	Why    string
 	Digest string // of the spec, also of one that cannot be used
 	Status rollout.Status
-	// Unready are pods of the cohort that were not ready when the step began.
-	Unready []string
+	// Lost are probes that the candidate takes away, for who promotes.
+	Lost []string
 	// Nodes, Selected and Cohort are what was last known, for people.
 	Nodes            string
 	Selected, Cohort int
@@ -77,7 +77,7 @@ func Read(u *unstructured.Unstructured) (Record, error) {
 	r.spec = object.Spec
 	s := object.Status
 	r.Status = statusOf(r.Name, s)
-	r.Unready, r.Nodes, r.Selected, r.Cohort = s.Unready, s.Nodes, int(s.Selected), int(s.Cohort)
+	r.Lost, r.Nodes, r.Selected, r.Cohort = s.Lost, s.Nodes, int(s.Selected), int(s.Cohort)
 	if r.Complete, err = r.finished(s.Complete); err == nil {
 		r.Former, err = r.finished(s.Former)
 	}
@@ -125,8 +125,8 @@ func (r Record) With(next rollout.Status, now time.Time) Record {
 		r.Complete = &Finished{Change: r.Spec.Change, Digest: r.Digest, At: now,
 			raw: v1alpha1.RolloutRevision{Policies: r.spec.Policies, Remove: r.spec.Remove, Digest: r.Digest, At: *micro(now)}}
 	}
-	if next.Step != was.Step || next.Revision != was.Revision {
-		r.Unready = nil
+	if !next.Active() {
+		r.Lost = nil
 	}
 	r.Status = next
 	return r

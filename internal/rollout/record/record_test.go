@@ -137,12 +137,12 @@ func TestStatusIsReadAsItWasWritten(t *testing.T) {
 	s.Evidence.Rest.Add(false)
 	s.Accepted, s.Watched, s.By, s.Reason = []string{"x"}, 1500*time.Millisecond, rollout.ByPerson, "by a person"
 	r = r.With(s, now)
-	r.Unready, r.Nodes, r.Selected, r.Cohort = []string{"shop/web-2"}, "2/3", 5, 1
+	r.Lost, r.Nodes, r.Selected, r.Cohort = []string{"DNS of shop/web"}, "2/3", 5, 1
 	back := again(t, r)
 	if a, b := asJSON(t, back.Status), asJSON(t, s); a != b {
 		t.Errorf("read %s\nwritten %s", a, b)
 	}
-	if !reflect.DeepEqual(back.Unready, r.Unready) || back.Nodes != "2/3" || back.Selected != 5 || back.Cohort != 1 || back.ResourceVersion != "7" || back.Generation != 3 {
+	if !reflect.DeepEqual(back.Lost, r.Lost) || back.Nodes != "2/3" || back.Selected != 5 || back.Cohort != 1 || back.ResourceVersion != "7" || back.Generation != 3 {
 		t.Errorf("read %+v", back)
 	}
 }
