@@ -1,6 +1,11 @@
 package manifest
 
 import (
+	"strconv"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,10 +34,43 @@ func (b *Bundle) AddClusterNetworkPolicy(cnp *v1alpha2.ClusterNetworkPolicy) {
 	b.collect(o)
 }
 
-// AddPod adds an object of the API. What runs in it is left out.
+// AddPod adds an object of the API. What runs in it is left out. Its owner is the workload that made its ReplicaSet or Job,
+// as far as that one's name tells.
 func (b *Bundle) AddPod(pod *corev1.Pod) {
 	o := fromAPI("Pod", pod)
-	b.addPod(o, pod)
+	if b.addPod(o, pod) {
+		e := b.pods[len(b.pods)-1]
+		e.Owner = maker(e.Owner, pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey])
+	}
+	b.collect(o)
+}
+
+// maker is who made a pod's owner: a Deployment's ReplicaSets end in the hash of their template, which is a label of their
+// pods, and a CronJob's Jobs in the minute for which they were made.
+func maker(owner cluster.Owner, templateHash string) cluster.Owner {
+	if name, ok := strings.CutSuffix(owner.Name, "-"+templateHash); ok && owner.Kind == "ReplicaSet" && templateHash != "" {
+		return cluster.Owner{Kind: "Deployment", Name: name}
+	}
+	if at := strings.LastIndexByte(owner.Name, '-'); at > 0 && owner.Kind == "Job" {
+		if minute, err := strconv.ParseUint(owner.Name[at+1:], 10, 32); err == nil && minute > aMinute {
+			return cluster.Owner{Kind: "CronJob", Name: owner.Name[:at]}
+		}
+	}
+	return owner
+}
+
+// aMinute since 1970 that is before there were CronJobs.
+const aMinute = 20_000_000
+
+// AddCronJob adds an object of the API, as a workload without pods: those that it has are objects of their own. What runs in
+// it is left out.
+func (b *Bundle) AddCronJob(c *batchv1.CronJob) {
+	o := fromAPI("CronJob", c)
+	before := len(b.workloads)
+	b.takeCronJob(o, c)
+	for i := before; i < len(b.workloads); i++ {
+		b.workloads[i].Replicas = 0
+	}
 	b.collect(o)
 }
 

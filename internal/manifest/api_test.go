@@ -3,10 +3,13 @@ package manifest
 import (
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -64,5 +67,38 @@ func TestDefaultsOfTheAPINeedNoPlaces(t *testing.T) {
 		Tier: v1alpha2.BaselineTier, Subject: v1alpha2.ClusterNetworkPolicySubject{Pods: &v1alpha2.NamespacedPod{}}}})
 	if r := b.Finish(Options{}); len(r.Problems) != 0 || len(r.Objects.Policies) != 2 {
 		t.Errorf("want two good policies: %+v", r)
+	}
+}
+
+// Of workloads only their pods are known here, and people know the pods by their workloads.
+func TestOwnersAreTheMakersOfOwners(t *testing.T) {
+	for _, c := range []struct {
+		kind, name, hash string
+		want             cluster.Owner
+	}{
+		{"ReplicaSet", "web-7d9f8", "7d9f8", cluster.Owner{Kind: "Deployment", Name: "web"}},
+		{"ReplicaSet", "web-7d9f8", "", cluster.Owner{Kind: "ReplicaSet", Name: "web-7d9f8"}},
+		{"Job", "backup-29012345", "", cluster.Owner{Kind: "CronJob", Name: "backup"}},
+		{"Job", "import-2026", "", cluster.Owner{Kind: "Job", Name: "import-2026"}},
+		{"StatefulSet", "db", "", cluster.Owner{Kind: "StatefulSet", Name: "db"}},
+	} {
+		yes := true
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "p", Labels: map[string]string{"pod-template-hash": c.hash},
+			OwnerReferences: []metav1.OwnerReference{{Kind: c.kind, Name: c.name, Controller: &yes}}}}
+		b := NewBundle()
+		b.AddPod(pod)
+		if got := b.Finish(Options{}).Objects.Endpoints[0].Owner; got != c.want {
+			t.Errorf("a pod of %s %s has the owner %v, want %v", c.kind, c.name, got, c.want)
+		}
+	}
+}
+
+func TestCronJobsOfTheAPI(t *testing.T) {
+	b := NewBundle()
+	b.AddCronJob(&batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "backup"}, Spec: batchv1.CronJobSpec{
+		JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "backup"}}}}}}})
+	r := b.Finish(Options{})
+	if w := r.Objects.Workloads; len(r.Problems) != 0 || len(w) != 1 || w[0].Name != "backup" || w[0].Template == nil || len(r.Objects.Endpoints) != 0 {
+		t.Errorf("it is %+v, with problems %v", r.Objects, r.Problems)
 	}
 }
