@@ -55,7 +55,13 @@ func (s *Source) allKinds() []*kind {
 	wide.set, wide.drop, wide.seen = s.setClusterPolicy, s.dropPolicy, s.sawUpTo(wide.name)
 	rollouts := s.definedKind(record.Resource)
 	rollouts.set, rollouts.drop = s.setRollout, s.dropRollout
-	return []*kind{pods, namespaces, nodes, policies, wide, rollouts}
+	all := []*kind{pods, namespaces, nodes, policies, wide, rollouts}
+	if s.options.Health {
+		jobs := newKind(s, "cronjobs", c, c.BatchV1().CronJobs(""))
+		jobs.trim, jobs.set, jobs.drop = trimCronJob, s.setCronJob, s.dropCronJob
+		all = append(all, jobs)
+	}
+	return all
 }
 
 // definedKind is a kind whose definition may come and go.
@@ -191,7 +197,7 @@ func trimNamespace(o any) any {
 func trimNode(o any) any {
 	if n, ok := o.(*corev1.Node); ok {
 		return &corev1.Node{ObjectMeta: metaOf(&n.ObjectMeta), Spec: corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
-			Status: corev1.NodeStatus{Addresses: n.Status.Addresses}}
+			Status: corev1.NodeStatus{Addresses: n.Status.Addresses, NodeInfo: corev1.NodeSystemInfo{BootID: n.Status.NodeInfo.BootID}}}
 	}
 	return o
 }
@@ -295,6 +301,7 @@ func (s *Source) setNode(o any) {
 		return
 	}
 	now := r.Objects.Nodes[0]
+	s.setNodeBoot(n.Name, n.Status.NodeInfo.BootID)
 	if old, known := s.nodes[n.Name]; known && old.Labels == now.Labels && slices.Equal(old.Addresses, now.Addresses) &&
 		slices.Equal(s.NodeRanges(n.Name), r.Objects.PodRanges) && s.NodeUID(n.Name) == string(n.UID) {
 		return
@@ -312,8 +319,15 @@ func (s *Source) dropNode(name string) {
 	s.change(func(b *Batch) {
 		b.Nodes[name] = nil
 		delete(s.nodeUIDs, name)
+		delete(s.nodeBoots, name)
 		s.setNodeRanges(name, nil)
 	})
+}
+
+func (s *Source) setNodeBoot(node, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodeBoots[node] = id
 }
 
 func (s *Source) setNodeRanges(node string, ranges []netip.Prefix) {

@@ -13,6 +13,7 @@ package kube
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -39,7 +40,8 @@ type Options struct {
 	// Retry is how long a failed request waits for the next one at first; it grows to thirty times as much. 0 is a
 	// second.
 	Retry time.Duration
-	// Health: pods' health is followed too. Each of its changes is a change of the pod.
+	// Health: pods' health is followed too, each change of which is a change of the pod; and CronJobs, whose pods are not
+	// there most of the time.
 	Health bool
 }
 
@@ -79,6 +81,7 @@ type Batch struct {
 	Nodes      map[string]*cluster.Node
 	Policies   map[PolicyKey]*Policy
 	Rollouts   map[string]*record.Record
+	CronJobs   map[cluster.Key]*cluster.Workload
 	Ranges     []netip.Prefix // all prefixes that pods get their addresses from; only where RangesChanged
 	// RangesChanged: Ranges are other ones than before.
 	RangesChanged bool
@@ -92,7 +95,8 @@ type PolicyKey = cluster.Key
 
 func newBatch() Batch {
 	return Batch{Pods: map[cluster.Key]*Pod{}, Namespaces: map[string]*cluster.Namespace{}, Nodes: map[string]*cluster.Node{},
-		Policies: map[PolicyKey]*Policy{}, Rollouts: map[string]*record.Record{}, Observed: map[string]string{}}
+		Policies: map[PolicyKey]*Policy{}, Rollouts: map[string]*record.Record{}, CronJobs: map[cluster.Key]*cluster.Workload{},
+		Observed: map[string]string{}}
 }
 
 // Source follows an API. Make one with New; its methods may be called from any goroutine.
@@ -108,6 +112,7 @@ type Source struct {
 	ranges     map[string][]netip.Prefix
 	nodeRanges map[string][]netip.Prefix
 	nodeUIDs   map[string]string
+	nodeBoots  map[string]string
 	conditions conditions
 
 	pods  map[cluster.Key]*Pod // as passed on last; only the goroutine of their kind looks at these
@@ -120,7 +125,7 @@ func New(o Options) *Source {
 		o.Retry = time.Second
 	}
 	s := &Source{options: o, changed: make(chan struct{}, 1), synced: make(chan struct{}), batch: newBatch(), ranges: map[string][]netip.Prefix{},
-		nodeRanges: map[string][]netip.Prefix{}, nodeUIDs: map[string]string{}, conditions: conditions{changed: make(chan struct{}, 1)},
+		nodeRanges: map[string][]netip.Prefix{}, nodeUIDs: map[string]string{}, nodeBoots: map[string]string{}, conditions: conditions{changed: make(chan struct{}, 1)},
 		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{}}
 	s.setRanges("options", o.Ranges)
 	s.kinds = s.allKinds()
@@ -181,6 +186,13 @@ func (s *Source) NodeUID(node string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.nodeUIDs[node]
+}
+
+// NodeBoots returns the id of each node's present start, "" where its kubelet does not say.
+func (s *Source) NodeBoots() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.nodeBoots)
 }
 
 // NodeCount returns how many nodes there are.

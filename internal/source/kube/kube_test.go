@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -126,6 +127,7 @@ func (w *world) take() {
 	merge(w.have.Nodes, b.Nodes)
 	merge(w.have.Policies, b.Policies)
 	merge(w.have.Rollouts, b.Rollouts)
+	merge(w.have.CronJobs, b.CronJobs)
 	maps.Copy(w.have.Observed, b.Observed)
 	if b.RangesChanged {
 		w.have.Ranges = b.Ranges
@@ -501,6 +503,21 @@ func TestRolloutsAreFollowed(t *testing.T) {
 	}
 	w.must(nil, rollouts.Delete(t.Context(), "r", metav1.DeleteOptions{}))
 	w.until("it is gone", func() bool { return w.have.Rollouts["r"] == nil && w.condition(Malformed) == "" })
+}
+
+func TestCronJobsAreFollowed(t *testing.T) {
+	w := newWorld(t, &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "backup"}, Spec: batchv1.CronJobSpec{
+		JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "backup"}}}}}}})
+	w.run()
+	backup := cluster.Key{Namespace: "shop", Name: "backup"}
+	w.until("it is there", func() bool { return w.have.CronJobs[backup] != nil && w.have.CronJobs[backup].Template != nil })
+	w.until("it is watched", func() bool {
+		return slices.ContainsFunc(w.client.Actions(), func(a k8stesting.Action) bool { return a.Matches("watch", "cronjobs") })
+	})
+	yes := true
+	w.must(w.client.BatchV1().CronJobs("shop").Update(t.Context(), &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "backup"},
+		Spec: batchv1.CronJobSpec{Suspend: &yes}}, metav1.UpdateOptions{}))
+	w.until("it is suspended", func() bool { return w.have.CronJobs[backup] == nil })
 }
 
 func TestHealthOfPods(t *testing.T) {

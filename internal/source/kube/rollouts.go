@@ -1,11 +1,15 @@
 package kube
 
 import (
+	"strings"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 )
 
@@ -28,6 +32,39 @@ func (s *Source) setRollout(o any) {
 func (s *Source) dropRollout(name string) {
 	s.conditions.set(Malformed, "PolicyRollout "+name, "")
 	s.change(func(b *Batch) { b.Rollouts[name] = nil })
+}
+
+func trimCronJob(o any) any {
+	if c, ok := o.(*batchv1.CronJob); ok {
+		c.ManagedFields = nil
+	}
+	return o
+}
+
+// setCronJob passes on what a CronJob's pods are like. One that is suspended makes none.
+func (s *Source) setCronJob(o any) {
+	c, ok := o.(*batchv1.CronJob)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	if c.Spec.Suspend == nil || !*c.Spec.Suspend {
+		b.AddCronJob(c)
+	}
+	r := b.Finish(manifest.Options{})
+	key := cluster.Key{Namespace: c.Namespace, Name: c.Name}
+	s.tell("CronJob "+key.String(), r.Problems)
+	var job *cluster.Workload
+	if len(r.Objects.Workloads) > 0 {
+		job = &r.Objects.Workloads[0]
+	}
+	s.change(func(b *Batch) { b.CronJobs[key] = job })
+}
+
+func (s *Source) dropCronJob(key string) {
+	namespace, name, _ := strings.Cut(key, "/")
+	s.tell("CronJob "+key, nil)
+	s.change(func(b *Batch) { b.CronJobs[cluster.Key{Namespace: namespace, Name: name}] = nil })
 }
 
 func healthOf(p *corev1.Pod) Health {
