@@ -78,7 +78,7 @@ var mayImport = map[string]string{
 	"internal/near":                    "",
 	"internal/report":                  "",
 	"internal/guard":                   "label flow policy cluster",
-	"internal/lint":                    "label flow policy cluster eval service manifest near report",
+	"internal/lint":                    "label flow policy cluster eval service rollout manifest near report",
 	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document source/dir query explain reach near report",
 	"internal/podspec":                 "",
 	"internal/echo":                    "flow cluster",

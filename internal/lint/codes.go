@@ -30,6 +30,14 @@ const (
 	halfDoor           = "RF017"
 	noticed            = "RF018"
 	badIgnore          = "RF019"
+	noAudit            = "RF020"
+	denialsIgnored     = "RF021"
+	cohortOfAll        = "RF022"
+	cohortOfNone       = "RF023"
+	removesNothing     = "RF024"
+	changesNothing     = "RF025"
+	shrinks            = "RF026"
+	takeTurns          = "RF027"
 )
 
 // rules describe the codes, in their order.
@@ -74,6 +82,22 @@ var rules = []report.Rule{
 		Help: "A conversion from an older kind, a value that the API server would refuse, a policy of another system."},
 	{Code: badIgnore, Name: "ignore-without-reason", Level: report.Warning, Short: "An annotation ringfence.dev/lint-ignore has no reason, or ignores nothing.",
 		Help: "Findings are accepted with a reason, so that others can judge it, and only as long as they are there."},
+	{Code: noAudit, Name: "no-audit", Level: report.Warning, Short: "A rollout enforces before it audits.",
+		Help: "An audit shows what the change would deny and allow before it does so to anybody, on connections that are open already too. Without one, the first pods find out."},
+	{Code: denialsIgnored, Name: "denials-ignored", Level: report.Warning, Short: "A rollout goes on whatever it denies.",
+		Help: "The analysis ignores newly denied connections, so that nothing that the change breaks rolls it back or pauses it. To let some pass, raise max, or promote when it has paused."},
+	{Code: cohortOfAll, Name: "cohort-of-all", Level: report.Note, Short: "A step of a rollout that is to enforce for some pods enforces for all that the change selects.",
+		Help: "At least one pod is chosen, so a percentage of one pod is that pod; and a selector may match everybody that the change is about. There is nobody then to compare the cohort with. Pods that are not among the manifests may make it less."},
+	{Code: cohortOfNone, Name: "cohort-of-none", Level: report.Warning, Short: "A step of a rollout chooses none of the pods that the change selects.",
+		Help: "Its selectors or nodes match nobody whom the change is about. The step shows nothing, and pauses at its end."},
+	{Code: removesNothing, Name: "removes-nothing", Level: report.Warning, Short: "A rollout removes a policy that is not there.",
+		Help: "There are other policies of that kind and namespace among the manifests. A name with a typo leaves the policy in force."},
+	{Code: changesNothing, Name: "changes-nothing", Level: report.Note, Short: "A rollout carries a policy that says what is in force already.",
+		Help: "After a rollout is complete and the same is written in the manifests, it can be removed."},
+	{Code: shrinks, Name: "cohort-shrinks", Level: report.Warning, Short: "A step of a rollout enforces for fewer pods than one before it.",
+		Help: "Pods that were judged by the new policies go back to the old ones. Audits after a step that enforced do the same."},
+	{Code: takeTurns, Name: "rollouts-take-turns", Level: report.Note, Short: "Two rollouts touch the same policy.",
+		Help: "The second waits until the first is over. Once both are complete, the later one's version is in force."},
 }
 
 // Rules describe the codes of findings, in their order.
@@ -102,6 +126,9 @@ func Doc() string {
 ` + "`ringfence lint`" + ` finds what is legal in policies and most likely not meant. It looks at the manifests that it is given,
 which may be a part of a cluster: what depends on objects that are not among them is left alone.
 
+The policies that a PolicyRollout carries are looked at as if they were in force for everyone: what is found then and is not
+so now has the rollout's name in front.
+
 A finding that is meant to be is accepted by an annotation of the object, with a reason, a line for each:
 
 ` + "```yaml" + `
@@ -112,7 +139,8 @@ metadata:
       RF007, RF017: the batch is closed for the time being
 ` + "```" + `
 
-Accepted findings are not shown in text; they are in ` + "`-o json`" + ` and, marked as suppressed, in ` + "`-o sarif`" + `.
+A PolicyRollout's annotation accepts findings about what it carries, too. Accepted findings are not shown in text; they are
+in ` + "`-o json`" + ` and, marked as suppressed, in ` + "`-o sarif`" + `.
 
 | code | level | |
 | --- | --- | --- |

@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/report"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/service"
 )
 
@@ -28,6 +29,8 @@ type Finding struct {
 	report.Finding
 	Object     string // "NetworkPolicy shop/web"
 	objectLine int
+	// carrier is the rollout with whose candidate in force it is found; nil for what is so now.
+	carrier *rollout.Spec
 }
 
 // linter collects findings about one cluster.
@@ -49,10 +52,28 @@ func Run(r manifest.Result) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &linter{state: s, services: r.Services, oracle: eval.NewOracle(s), slips: map[string]bool{}}
-	l.survey()
+	l := newLinter(s, r.Services)
 	l.readings(r)
-	for _, p := range s.Policies() {
+	l.all()
+	if err := l.rollouts(r.Rollouts); err != nil {
+		return nil, err
+	}
+	l.ignore(r.Ignoring)
+	slices.SortStableFunc(l.findings, func(a, b Finding) int {
+		return cmp.Or(strings.Compare(a.Place.File, b.Place.File), cmp.Compare(a.Place.Line, b.Place.Line), strings.Compare(a.Code, b.Code), strings.Compare(a.Message, b.Message))
+	})
+	return l.findings, nil
+}
+
+func newLinter(s *cluster.State, services []service.Service) *linter {
+	l := &linter{state: s, services: services, oracle: eval.NewOracle(s), slips: map[string]bool{}}
+	l.survey()
+	return l
+}
+
+// all finds what there is to say of the state.
+func (l *linter) all() {
+	for _, p := range l.state.Policies() {
 		if p.Defect == "" {
 			l.policy(p)
 		}
@@ -61,11 +82,6 @@ func Run(r manifest.Result) ([]Finding, error) {
 	l.shadows()
 	l.names()
 	l.unselected()
-	l.ignore(r.Ignoring)
-	slices.SortStableFunc(l.findings, func(a, b Finding) int {
-		return cmp.Or(strings.Compare(a.Place.File, b.Place.File), cmp.Compare(a.Place.Line, b.Place.Line), strings.Compare(a.Code, b.Code), strings.Compare(a.Message, b.Message))
-	})
-	return l.findings, nil
 }
 
 func (l *linter) policy(p *policy.Policy) {
@@ -91,8 +107,8 @@ func (l *linter) readings(r manifest.Result) {
 		if p.Field != "" {
 			message = p.Field + ": " + message
 		}
-		l.findings = append(l.findings, Finding{report.Finding{Code: unreadable, Level: report.Error,
-			Place: report.Place{File: p.File, Line: p.Line}, Message: with(p.Object, message), Fix: p.Fix}, p.Object, 0})
+		l.findings = append(l.findings, Finding{Finding: report.Finding{Code: unreadable, Level: report.Error,
+			Place: report.Place{File: p.File, Line: p.Line}, Message: with(p.Object, message), Fix: p.Fix}, Object: p.Object})
 	}
 	for _, n := range r.Notices {
 		code := noticed
@@ -100,8 +116,8 @@ func (l *linter) readings(r manifest.Result) {
 			code = noEffect
 		}
 		if !n.Running {
-			l.findings = append(l.findings, Finding{report.Finding{Code: code, Level: levelOf(code),
-				Place: report.Place{File: n.File, Line: n.Line}, Message: with(n.Object, n.Message)}, n.Object, 0})
+			l.findings = append(l.findings, Finding{Finding: report.Finding{Code: code, Level: levelOf(code),
+				Place: report.Place{File: n.File, Line: n.Line}, Message: with(n.Object, n.Message)}, Object: n.Object})
 		}
 	}
 }
@@ -151,26 +167,32 @@ func objectOf(p *policy.Policy) string {
 // add notes a finding about a policy. A level that is given replaces the code's own.
 func (l *linter) add(p *policy.Policy, place report.Place, code, fix, format string, args ...any) *Finding {
 	object := objectOf(p)
-	l.findings = append(l.findings, Finding{report.Finding{Code: code, Level: levelOf(code), Place: place,
-		Message: object + ": " + fmt.Sprintf(format, args...), Fix: fix}, object, p.Line})
+	l.findings = append(l.findings, Finding{Finding: report.Finding{Code: code, Level: levelOf(code), Place: place,
+		Message: object + ": " + fmt.Sprintf(format, args...), Fix: fix}, Object: object, objectLine: p.Line})
 	return &l.findings[len(l.findings)-1]
 }
 
 func placeOf(p *policy.Policy) report.Place { return report.Place{File: p.File, Line: p.Line} }
 
+// of reports whether the finding is about the object that accepts findings, or about what that carries.
+func (f *Finding) of(i manifest.Ignoring) bool {
+	own := f.Place.File == i.File && (f.objectLine == i.ObjectLine || f.objectLine == 0 && f.Object == i.Object)
+	return own || f.carrier != nil && f.carrier.File == i.File && f.carrier.Line == i.ObjectLine
+}
+
 // ignore marks the findings that objects accept, and finds fault with what accepts without a reason, or nothing.
 func (l *linter) ignore(all []manifest.Ignoring) {
 	for _, i := range all {
 		fault := func(format string, args ...any) {
-			l.findings = append(l.findings, Finding{report.Finding{Code: badIgnore, Level: levelOf(badIgnore),
+			l.findings = append(l.findings, Finding{Finding: report.Finding{Code: badIgnore, Level: levelOf(badIgnore),
 				Place: report.Place{File: i.File, Line: i.Line}, Message: i.Object + ": " + fmt.Sprintf(format, args...),
-				Fix: fmt.Sprintf("write for instance %s: %q", manifest.LintAnnotation, "RF001: the pods come with the next release")}, i.Object, i.ObjectLine})
+				Fix: fmt.Sprintf("write for instance %s: %q", manifest.LintAnnotation, "RF001: the pods come with the next release")}, Object: i.Object, objectLine: i.ObjectLine})
 		}
 		for _, code := range i.Codes {
 			used := false
 			for n := range l.findings {
 				f := &l.findings[n]
-				if f.Code == code && f.Place.File == i.File && (f.objectLine == i.ObjectLine || f.objectLine == 0 && f.Object == i.Object) && code != badIgnore {
+				if f.Code == code && code != badIgnore && f.of(i) {
 					used = true
 					f.Suppressed, f.Reason = i.Reason != "", i.Reason
 				}

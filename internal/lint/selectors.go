@@ -213,7 +213,7 @@ func (l *linter) unselected() {
 			continue
 		}
 		told[object] = true
-		l.findings = append(l.findings, Finding{report.Finding{Code: notSelected, Level: levelOf(notSelected),
-			Place: report.Place{File: e.File, Line: e.Line}, Message: object + ": no policy selects it: it takes from everybody and sends to everybody"}, object, e.Line})
+		l.findings = append(l.findings, Finding{Finding: report.Finding{Code: notSelected, Level: levelOf(notSelected),
+			Place: report.Place{File: e.File, Line: e.Line}, Message: object + ": no policy selects it: it takes from everybody and sends to everybody"}, Object: object, objectLine: e.Line})
 	}
 }

@@ -79,6 +79,13 @@ func (b *Bundle) takePolicyRollout(o *object, root *yaml.Node) {
 		o.Problem("spec", "write policies, or names of policies to remove", "the rollout changes nothing")
 	}
 	spec.Steps = o.rolloutSteps(pr.Spec.Steps)
+	spec.Lines.Analysis = o.LineOf("spec.analysis")
+	for i := range pr.Spec.Steps {
+		spec.Lines.Steps = append(spec.Lines.Steps, o.LineOf(document.At("spec.steps", i)))
+	}
+	for i := range pr.Spec.Remove {
+		spec.Lines.Remove = append(spec.Lines.Remove, o.LineOf(document.At("spec.remove", i)))
+	}
 	if len(o.Problems) > 0 {
 		o.Effect("the rollout does not take place, and what is in force stays so")
 		return
@@ -153,6 +160,7 @@ func (o *object) rolloutPolicies(b *Bundle, list *yaml.Node) []*policy.Policy {
 			item.Key.Namespace = cmp.Or(item.Key.Namespace, "default")
 		}
 		take(inner, item, n)
+		b.noteIgnoring(item, n)
 		inner.collect(item)
 	}
 	for _, p := range inner.problems {

@@ -137,6 +137,21 @@ type Spec struct {
 	Digest   string // of all that was written but for its place; another one is another rollout
 	File     string
 	Line     int
+	Lines    Lines
+}
+
+// Lines are places in a Spec's file; 0 and missing ones are the Spec's own.
+type Lines struct {
+	Analysis      int
+	Steps, Remove []int
+}
+
+// StepLine is the place of a step.
+func (s *Spec) StepLine(i int) int {
+	if i < len(s.Lines.Steps) {
+		return s.Lines.Steps[i]
+	}
+	return s.Line
 }
 
 // Answer is what a limit says when it is exceeded. The zero value rolls back.
