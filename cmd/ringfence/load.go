@@ -118,7 +118,7 @@ func stateWith(r manifest.Result, name string) (*cluster.State, error) {
 	var names []string
 	for _, s := range r.Rollouts {
 		if s.Name == name {
-			return rollout.Rewrite(state, rollout.Part{Name: name, Change: s.Change, Final: true})
+			return rollout.Rewrite(state, s.InForce())
 		}
 		names = append(names, s.Name)
 	}

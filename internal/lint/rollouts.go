@@ -46,7 +46,7 @@ func (l *linter) rollout(s *rollout.Spec, line int, code, fix, format string, ar
 
 // candidate finds what is so with the candidate in force for everyone and is not so now.
 func (l *linter) candidate(s *rollout.Spec, now []Finding) error {
-	state, err := rollout.Rewrite(l.state, rollout.Part{Name: s.Name, Change: s.Change, Final: true})
+	state, err := rollout.Rewrite(l.state, s.InForce())
 	if err != nil {
 		return err
 	}

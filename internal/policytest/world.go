@@ -303,25 +303,29 @@ func (r *Runner) candidate(w world, d Doc, path string, entries []string) (inFor
 	return inForce, would, nil, nil
 }
 
-// change makes what a file says of policies, and of rollouts, come true.
+// change makes what a file says of policies, and of rollouts, come true for everyone.
 func (w *world) change(inForce world, r manifest.Result) error {
-	policies := r.Objects.Policies
+	parts := []rollout.Part{{Change: rollout.Change{Policies: r.Objects.Policies}, Final: true}}
 	for _, c := range r.Rollouts {
-		policies = append(policies, c.Policies...)
 		for _, ref := range c.Remove {
-			named := func(p *policy.Policy) bool { return rollout.RefOf(p) == ref }
-			if !slices.ContainsFunc(inForce.objects.Policies, named) {
+			if !slices.ContainsFunc(inForce.objects.Policies, func(p *policy.Policy) bool { return rollout.RefOf(p) == ref }) {
 				return fmt.Errorf("rollout %s removes %s, which is not there", c.Name, ref)
 			}
-			w.objects.Policies = without(w.objects.Policies, named)
 		}
+		parts = append(parts, c.InForce())
 	}
-	if len(policies)+len(r.Rollouts) == 0 {
+	if len(r.Objects.Policies)+len(r.Rollouts) == 0 {
 		return fmt.Errorf("the file holds no policy")
 	}
-	for _, p := range policies {
-		w.objects.Policies = append(without(w.objects.Policies, func(q *policy.Policy) bool { return rollout.RefOf(p) == rollout.RefOf(q) }), p)
+	state, err := cluster.NewState(w.clone())
+	if err != nil {
+		return err
 	}
+	changed, err := rollout.Rewrite(state, parts...)
+	if err != nil {
+		return err
+	}
+	w.objects.Policies = changed.Policies()
 	return nil
 }
 

@@ -30,6 +30,9 @@ type Part struct {
 // Includes reports whether a pod is judged by the candidate, as far as the change selects it.
 func (p Part) Includes(k cluster.Key) bool { return p.Final || p.Everyone || p.Members[k] }
 
+// InForce is the part of a rollout that is complete: its change is in force for everyone.
+func (s *Spec) InForce() Part { return Part{Name: s.Name, Change: s.Change, Final: true} }
+
 // Rewrite returns the state in which each part is in force for its pods, the parts one after the other. It is how some
 // pods are judged by new policies while others are judged by old ones, without any engine knowing of it:
 //
