@@ -373,10 +373,15 @@ func (s *Source) passPolicy(kind string, m metav1.Object, b *manifest.Bundle) {
 	key := PolicyKey{Namespace: m.GetNamespace(), Name: m.GetName()}
 	s.tell(strings.TrimSuffix(kind+" "+strings.TrimPrefix(key.String(), "/"), " "), r.Problems)
 	if len(r.Objects.Policies) == 0 {
+		delete(s.policies[kind], key)
 		s.change(func(b *Batch) { b.Policies[key] = nil })
 		return
 	}
 	p := &Policy{Policy: r.Objects.Policies[0], UID: string(m.GetUID()), Generation: m.GetGeneration(), Seen: time.Now()}
+	if old := s.policies[kind][key]; old != nil && p.same(old) {
+		return
+	}
+	s.policies[kind][key] = p
 	s.change(func(b *Batch) { b.Policies[key] = p })
 }
 
@@ -390,7 +395,13 @@ func (s *Source) dropPolicy(key string) {
 		kind = "ClusterNetworkPolicy"
 	}
 	s.tell(kind+" "+key, nil)
+	delete(s.policies[kind], PolicyKey{Namespace: namespace, Name: name})
 	s.change(func(b *Batch) { b.Policies[PolicyKey{Namespace: namespace, Name: name}] = nil })
+}
+
+// same reports whether only what matters to nobody changed, like the object's status: its generation stayed.
+func (p *Policy) same(o *Policy) bool {
+	return p.UID == o.UID && p.Generation != 0 && p.Generation == o.Generation && p.AlertTitle == o.AlertTitle && p.Defect == o.Defect
 }
 
 // tell makes an object's problems a condition, or ends it.

@@ -115,8 +115,10 @@ type Source struct {
 	nodeBoots  map[string]string
 	conditions conditions
 
-	pods  map[cluster.Key]*Pod // as passed on last; only the goroutine of their kind looks at these
-	nodes map[string]*cluster.Node
+	pods map[cluster.Key]*Pod // as passed on last; only the goroutine of their kind looks at these
+	// policies by kind; nothing is added to the outer map.
+	policies map[string]map[PolicyKey]*Policy
+	nodes    map[string]*cluster.Node
 }
 
 // New returns a source that does nothing until Run.
@@ -126,7 +128,8 @@ func New(o Options) *Source {
 	}
 	s := &Source{options: o, changed: make(chan struct{}, 1), synced: make(chan struct{}), batch: newBatch(), ranges: map[string][]netip.Prefix{},
 		nodeRanges: map[string][]netip.Prefix{}, nodeUIDs: map[string]string{}, nodeBoots: map[string]string{}, conditions: conditions{changed: make(chan struct{}, 1)},
-		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{}}
+		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{},
+		policies: map[string]map[PolicyKey]*Policy{"NetworkPolicy": {}, "ClusterNetworkPolicy": {}}}
 	s.setRanges("options", o.Ranges)
 	s.kinds = s.allKinds()
 	s.waiting = len(s.kinds)

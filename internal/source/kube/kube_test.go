@@ -305,6 +305,40 @@ func TestResourceVersionsAreOfWhatWasTaken(t *testing.T) {
 	}
 }
 
+// A status that is written to a policy is a newer version of it, and changes nothing.
+func TestAStatusIsNoChange(t *testing.T) {
+	w := newWorld(t)
+	w.installed.Store(true)
+	w.run()
+	wide := w.wide.Resource(ClusterPolicies)
+	written := func(version string, generation int64) *unstructured.Unstructured {
+		u := clusterPolicy("guard", int64(10))
+		u.SetUID("g")
+		u.SetResourceVersion(version)
+		u.SetGeneration(generation)
+		return u
+	}
+	w.awaitWatch(ClusterPolicies.Resource)
+	w.must(wide.Create(t.Context(), written("41", 1), metav1.CreateOptions{}))
+	guard := PolicyKey{Name: "guard"}
+	w.until("it is there", func() bool { return w.have.Policies[guard] != nil })
+	first := w.have.Policies[guard]
+	w.must(wide.Update(t.Context(), written("42", 1), metav1.UpdateOptions{}))
+	w.until("the version is seen", func() bool { return w.have.Observed[ClusterPolicies.Resource] == "42" })
+	if w.have.Policies[guard] != first {
+		t.Error("a status is passed on as a change")
+	}
+	w.must(wide.Update(t.Context(), written("43", 2), metav1.UpdateOptions{}))
+	w.until("the version is seen", func() bool { return w.have.Observed[ClusterPolicies.Resource] == "43" })
+	if w.have.Policies[guard].Generation != 2 {
+		t.Error("a change is taken for a status")
+	}
+	w.must(nil, wide.Delete(t.Context(), "guard", metav1.DeleteOptions{}))
+	w.until("it is gone", func() bool { return w.have.Policies[guard] == nil })
+	w.must(wide.Create(t.Context(), written("45", 2), metav1.CreateOptions{}))
+	w.until("it is there again", func() bool { return w.have.Policies[guard] != nil })
+}
+
 func TestRead(t *testing.T) {
 	w := newWorld(t, pod("web", "10.1.0.1"), networkPolicy("np"), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
 		Spec: corev1.ServiceSpec{ClusterIP: "10.9.0.1", ClusterIPs: []string{"10.9.0.1"}, Ports: []corev1.ServicePort{{Port: 80}}}})

@@ -34,7 +34,9 @@ func newMemory(dir, kind string) *memory {
 }
 
 // path escapes what no file name can hold; names of objects hold none of it.
-func (m *memory) path(key string) string { return filepath.Join(m.dir, url.PathEscape(key)+memorySuffix) }
+func (m *memory) path(key string) string {
+	return filepath.Join(m.dir, url.PathEscape(key)+memorySuffix)
+}
 
 // keep writes an object down.
 func (m *memory) keep(key string, o any) error {

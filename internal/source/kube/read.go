@@ -51,6 +51,13 @@ func Read(ctx context.Context, o Options) (*Snapshot, error) {
 	return r.into, r.err
 }
 
+// ReadClusterPolicies lists the ClusterNetworkPolicies alone, once.
+func ReadClusterPolicies(ctx context.Context, o Options) ([]Listed, error) {
+	r := reader{ctx: ctx, into: &Snapshot{}}
+	list(&r, ClusterPolicies.Resource, o.Dynamic.Resource(ClusterPolicies), func(u *unstructured.Unstructured) { r.note("ClusterNetworkPolicy", u) })
+	return r.into.Policies, r.err
+}
+
 // reader keeps the first error.
 type reader struct {
 	ctx  context.Context
