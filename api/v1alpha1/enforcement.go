@@ -56,6 +56,17 @@ type NodeEnforcementStatus struct {
 	//
 	// +kubebuilder:validation:MaxLength=64
 	Digest string `json:"digest"`
+	// ClusterDigest is the same of the ClusterNetworkPolicies alone. Their resource versions grow also by what is written to
+	// their status, which changes nothing that is enforced: such a version is not observed, and is told by this.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	ClusterDigest string `json:"clusterDigest,omitempty"`
+	// AgentVersion is the version of the agent that wrote this.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	AgentVersion string `json:"agentVersion,omitempty"`
 	// Defective are policies that could not be read, in whose stead something is in force that denies; the first 20 by
 	// kind, namespace and name.
 	//

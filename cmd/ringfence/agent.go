@@ -103,7 +103,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if f.flows {
 		flows = up.FlowsSocket(agentRun)
 	}
-	return agent.Run(cmd.Context(), agent.Options{Flows: flows, Node: f.node, Client: client, Dynamic: objects, PodCIDRs: cidrs,
+	return agent.Run(cmd.Context(), agent.Options{Version: version(), Flows: flows, Node: f.node, Client: client, Dynamic: objects, PodCIDRs: cidrs,
 		AllowUnknown: f.unknown == "allow", Memory: agentMemory, Listen: f.listen, Log: log})
 }
 

@@ -72,6 +72,14 @@ func (f *apiFlags) connect() (*api, error) {
 
 func (a *api) options() kube.Options { return kube.Options{Client: a.client, Dynamic: a.dynamic} }
 
+func versionsOf(all []kube.Listed) []inforce.Version {
+	versions := make([]inforce.Version, len(all))
+	for i, p := range all {
+		versions[i] = versionOf(p)
+	}
+	return versions
+}
+
 // versionOf is a policy of the API as reports are judged by.
 func versionOf(p kube.Listed) inforce.Version {
 	return inforce.Version{Policy: inforce.Policy{Kind: p.Kind, Namespace: p.Key.Namespace, Name: p.Key.Name, UID: p.UID, Generation: p.Generation},

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/manifest"
@@ -113,11 +111,7 @@ func policiesOf(ctx context.Context, a *api, namespace, nodes string) ([]policyS
 		return nil, err
 	}
 	c.Reports = reports.ByNode
-	var digest inforce.Digest
-	for _, p := range snapshot.Policies {
-		digest.Toggle(versionOf(p).Policy)
-	}
-	c.Digest = digest.String()
+	c.SetDigests(versionsOf(snapshot.Policies))
 	selected, err := newSubjects(snapshot.Bundle.Finish(manifest.Options{}).Objects)
 	if err != nil {
 		return nil, err
@@ -247,74 +241,4 @@ func enforcedText(j inforce.Judgement) string {
 		text += fmt.Sprintf(" (and %d more)", more)
 	}
 	return text
-}
-
-// nodeStatus is a line of `status` of a cluster.
-type nodeStatus struct {
-	Node     string `json:"node"`
-	Reported bool   `json:"reported"`
-	v1alpha1.NodeEnforcementStatus
-}
-
-// clusterStatus says how the nodes of a cluster are.
-func clusterStatus(cmd *cobra.Command, f apiFlags, output string) error {
-	a, err := f.connect()
-	if err != nil {
-		return err
-	}
-	c, err := clusterOf(cmd.Context(), a.client, "")
-	if err != nil {
-		return err
-	}
-	reports, err := inforce.List(cmd.Context(), a.dynamic)
-	if err != nil {
-		return err
-	}
-	all := []nodeStatus{}
-	good := true
-	for _, n := range c.Nodes {
-		r, ok := reports.ByNode[n.Name]
-		if ok && n.BootID != "" && r.BootID != n.BootID {
-			r.Ready, r.Message = false, "it was started anew, and its agent has not reported since"
-		}
-		all = append(all, nodeStatus{Node: n.Name, Reported: ok, NodeEnforcementStatus: r})
-		good = good && ok && r.Ready && len(r.Conditions) == 0
-	}
-	slices.SortFunc(all, func(x, y nodeStatus) int { return strings.Compare(x.Node, y.Node) })
-	if output == "text" {
-		err = printNodes(cmd.OutOrStdout(), all)
-	} else {
-		err = encode(cmd.OutOrStdout(), output, all)
-	}
-	if err == nil && !good {
-		return failed{}
-	}
-	return err
-}
-
-func printNodes(w io.Writer, all []nodeStatus) error {
-	t := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
-	fmt.Fprintln(t, "NODE\tREADY\tPOLICIES\tDIGEST\tREPORTED\tWHAT IS WRONG")
-	for _, n := range all {
-		ready, wrong := "no", []string{}
-		if !n.Reported {
-			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\tno agent has reported from it\n", n.Node, ready)
-			continue
-		}
-		if n.Ready {
-			ready = "yes"
-		} else {
-			wrong = append(wrong, firstLine(n.Message, 120))
-		}
-		if closed := len(n.Closed); closed > 0 {
-			wrong = append(wrong, fmt.Sprintf("%d pods are closed, as it is not known where they are plugged in", closed))
-		}
-		for _, c := range n.Conditions {
-			if !strings.HasPrefix(n.Message, c.Type) {
-				wrong = append(wrong, c.Type+" "+c.Object)
-			}
-		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s ago\t%s\n", n.Node, ready, n.Policies, n.Digest, age(n.Updated.Time), strings.Join(wrong, "; "))
-	}
-	return t.Flush()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ func newWait() *cobra.Command {
 a newer one. NAME is a NetworkPolicy's of the namespace, or else a ClusterNetworkPolicy's; networkpolicy/NAME and
 clusternetworkpolicy/NAME say which.
 
-It needs the right to list nodes, to get the policies, and to list and watch nodeenforcements.ringfence.dev. Exit code 1
+It needs the right to list nodes, to get the policies, to list ClusterNetworkPolicies if one of them is waited for, and to
+list and watch nodeenforcements.ringfence.dev. Exit code 1
 after the timeout, with what is missing where.`,
 		Example: `  kubectl apply -f policies/ && kubectl ringfence wait policy/ldap-clients -n customers --timeout 60s
   ringfence wait clusternetworkpolicy/guard --context prod`,
@@ -112,6 +114,9 @@ func (w *waiter) wait(ctx context.Context) error {
 			return orEnded(ctx, err)
 		}
 		c.Reports = reports.ByNode
+		if c.ClusterDigest, err = w.clusterDigest(ctx); err != nil {
+			return orEnded(ctx, err)
+		}
 		if w.judge(c) {
 			return nil
 		}
@@ -132,6 +137,23 @@ func (w *waiter) wait(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// clusterDigest is of all ClusterNetworkPolicies, if one of them is waited for; else, or where they may not be listed, "".
+func (w *waiter) clusterDigest(ctx context.Context) (string, error) {
+	if !slices.ContainsFunc(w.policies, func(p inforce.Version) bool { return p.Kind == "ClusterNetworkPolicy" }) {
+		return "", nil
+	}
+	all, err := kube.ReadClusterPolicies(ctx, w.api.options())
+	if apierrors.IsForbidden(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var c inforce.Cluster
+	c.SetDigests(versionsOf(all))
+	return c.ClusterDigest, nil
 }
 
 // orEnded is ctx's error, which requests hide in their own, or err.

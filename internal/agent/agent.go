@@ -36,6 +36,7 @@ const (
 // Options say what to run.
 type Options struct {
 	Node    string // the name of the node's object
+	Version string // the agent's, for its report
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	// PodCIDRs are the prefixes that this node's pods get their addresses from. None means: what the node's object says.
@@ -45,7 +46,7 @@ type Options struct {
 	Records      string // folder of cni.Records; "" is cni.DefaultRecords
 	// Memory is a folder in which ClusterNetworkPolicies and rollouts are kept for the next agent; see kube.Options. "" keeps none.
 	Memory string
-	Listen       string // where metrics and health are served, on a loopback address; "" is nowhere
+	Listen string // where metrics and health are served, on a loopback address; "" is nowhere
 	// Flows is the socket on which flows are told, to whoever may open it; see flowlog/socket. "" keeps none.
 	Flows string
 	Log   *slog.Logger

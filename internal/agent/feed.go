@@ -33,7 +33,9 @@ type feed struct {
 	// observed is up to which resource version policies are in force, by kind; digest stands for known.
 	observed map[string]string
 	digest   inforce.Digest
-	times    func(what string, took time.Duration)
+	// clusterDigest stands for those that are of the whole cluster.
+	clusterDigest inforce.Digest
+	times         func(what string, took time.Duration)
 }
 
 // ownPod is a pod of this node with addresses of its own.
@@ -237,11 +239,15 @@ func (f *feed) findPlaces(changed map[cluster.Key]bool) []*ownPod {
 func (f *feed) done(batch kube.Batch, placed []*ownPod) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.Copy(f.observed, batch.Observed)
+	f.observe(batch)
 	for key, p := range batch.Policies {
 		for _, toggled := range []*kube.Policy{f.known[key], p} {
-			if toggled != nil {
-				f.digest.Toggle(versionOf(toggled))
+			if toggled == nil {
+				continue
+			}
+			f.digest.Toggle(versionOf(toggled))
+			if key.Namespace == "" {
+				f.clusterDigest.Toggle(versionOf(toggled))
 			}
 		}
 		if p == nil {
@@ -253,6 +259,21 @@ func (f *feed) done(batch kube.Batch, placed []*ownPod) {
 	}
 	for _, p := range placed {
 		f.times("pod", time.Since(p.since))
+	}
+}
+
+// observe notes up to which versions policies are in force. That ClusterNetworkPolicies have newer versions, of which none
+// changes anything, is no news: it was their status that was written, and all nodes would report that.
+func (f *feed) observe(batch kube.Batch) {
+	const wide = "clusternetworkpolicies"
+	before := f.observed[wide]
+	known := before != ""
+	maps.Copy(f.observed, batch.Observed)
+	for key := range batch.Policies {
+		known = known && key.Namespace != ""
+	}
+	if known {
+		f.observed[wide] = before
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
@@ -193,6 +194,38 @@ func TestAReportIsOfWhatIsInForce(t *testing.T) {
 
 // An address that leads elsewhere is another pod's, which the API does not know yet, until the API says that its pod was
 // started anew.
+// Status that is written to ClusterNetworkPolicies is no news: every node would report it.
+func TestStatusOfPoliciesIsNotReported(t *testing.T) {
+	f := newFeed("n1", nil, nil)
+	guard := kube.PolicyKey{Name: "guard"}
+	p := func(generation int64) map[kube.PolicyKey]*kube.Policy {
+		return map[kube.PolicyKey]*kube.Policy{guard: {Policy: &policy.Policy{Tier: policy.Admin, Name: "guard"}, UID: "g", Generation: generation}}
+	}
+	for _, step := range []struct {
+		networkPolicies, wide string
+		policies              map[kube.PolicyKey]*kube.Policy
+		want                  v1alpha1.ObservedVersions
+	}{
+		{"10", "", nil, v1alpha1.ObservedVersions{NetworkPolicies: "10"}},
+		{"10", "11", nil, v1alpha1.ObservedVersions{NetworkPolicies: "10", ClusterNetworkPolicies: "11"}},
+		{"12", "12", p(1), v1alpha1.ObservedVersions{NetworkPolicies: "12", ClusterNetworkPolicies: "12"}},
+		{"13", "14", nil, v1alpha1.ObservedVersions{NetworkPolicies: "13", ClusterNetworkPolicies: "12"}},
+		{"13", "15", map[kube.PolicyKey]*kube.Policy{{Namespace: "shop", Name: "web"}: nil}, v1alpha1.ObservedVersions{NetworkPolicies: "13", ClusterNetworkPolicies: "12"}},
+		{"13", "16", p(2), v1alpha1.ObservedVersions{NetworkPolicies: "13", ClusterNetworkPolicies: "16"}},
+		{"13", "17", map[kube.PolicyKey]*kube.Policy{guard: nil}, v1alpha1.ObservedVersions{NetworkPolicies: "13", ClusterNetworkPolicies: "17"}},
+	} {
+		f.done(kube.Batch{Policies: step.policies, Observed: map[string]string{"networkpolicies": step.networkPolicies, "clusternetworkpolicies": step.wide}}, nil)
+		var s v1alpha1.NodeEnforcementStatus
+		f.report(&s, time.Now())
+		if s.Observed != step.want {
+			t.Errorf("after %+v it reports %+v", step, s.Observed)
+		}
+	}
+	if f.clusterDigest != 0 {
+		t.Error("the digest of no ClusterNetworkPolicies is not that of none")
+	}
+}
+
 func TestAMovedAddressIsNotBelieved(t *testing.T) {
 	o, client := options(apiPod("web", "1", "n1", webAddr), apiPod("db", "2", "n1", dbAddr))
 	f := startFed(t, client, o)

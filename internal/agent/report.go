@@ -72,7 +72,7 @@ func (a *Agent) wakeReporter() {
 // enforcement is the report as it should be now.
 func (a *Agent) enforcement() v1alpha1.NodeEnforcementStatus {
 	why := a.notReady()
-	s := v1alpha1.NodeEnforcementStatus{Ready: why == "", Message: why, BootID: bootID()}
+	s := v1alpha1.NodeEnforcementStatus{Ready: why == "", Message: why, BootID: bootID(), AgentVersion: a.options.Version}
 	for _, c := range a.conditions() {
 		if c.Type == OffPath || c.Type == NotEnforcing {
 			s.Ready, s.Message = false, c.Type+": "+c.Message
@@ -89,7 +89,7 @@ func (f *feed) report(s *v1alpha1.NodeEnforcementStatus, before time.Time) {
 	defer f.mu.Unlock()
 	s.Observed = v1alpha1.ObservedVersions{NetworkPolicies: f.observed["networkpolicies"],
 		ClusterNetworkPolicies: f.observed["clusternetworkpolicies"]}
-	s.Policies, s.Digest = int32(len(f.known)), f.digest.String()
+	s.Policies, s.Digest, s.ClusterDigest = int32(len(f.known)), f.digest.String(), f.clusterDigest.String()
 	for _, p := range f.known {
 		if p.Defect != "" {
 			s.Defective = append(s.Defective, v1alpha1.PolicyReference{Kind: p.Kind(), Namespace: p.Namespace, Name: p.Name})

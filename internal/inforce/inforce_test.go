@@ -108,6 +108,34 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// What is written to the status of a ClusterNetworkPolicy gives it a newer version, which no node reports.
+func TestAStatusIsNoNewPolicy(t *testing.T) {
+	guard := Version{Policy{Kind: "ClusterNetworkPolicy", Name: "guard", UID: "g", Generation: 3}, "250"}
+	web := np("web", "99")
+	report := ready("100")
+	report.Observed.ClusterNetworkPolicies = "200"
+	var d Digest
+	d.Toggle(guard.Policy)
+	report.ClusterDigest = d.String()
+	c := Cluster{Nodes: []Node{{"n1", "boot"}}, Reports: map[string]v1alpha1.NodeEnforcementStatus{"n1": report}}
+	if c.Judge(guard).Enforced() {
+		t.Error("without knowing all policies that is a guess")
+	}
+	c.SetDigests([]Version{guard, web, np("other", "101")})
+	if j := c.Judge(guard); !j.Enforced() {
+		t.Errorf("the status hides that it is in force: %+v", j)
+	}
+	if c.Judge(np("other", "101")).Enforced() {
+		t.Error("a NetworkPolicy has no status")
+	}
+	changed := guard
+	changed.Generation++
+	c.SetDigests([]Version{changed, web})
+	if c.Judge(changed).Enforced() {
+		t.Error("a new generation is in force before a node reports it")
+	}
+}
+
 func TestWhatDeniesInItsSteadIsNotThePolicy(t *testing.T) {
 	r := ready("100")
 	r.Defective = []v1alpha1.PolicyReference{{Kind: "NetworkPolicy", Namespace: "shop", Name: "web"}}

@@ -27,9 +27,22 @@ type Node struct {
 type Cluster struct {
 	Nodes   []Node
 	Reports map[string]v1alpha1.NodeEnforcementStatus // by node
-	// Digest is of all policies that the API has. It is a second way to see that a policy is in force, for APIs whose
-	// resource versions cannot be compared; "" if it is not known.
-	Digest string
+	// Digest is of all policies that the API has, and ClusterDigest of the ClusterNetworkPolicies among them. They are a second
+	// way to see that a policy is in force: for APIs whose resource versions cannot be compared, and for the versions of a
+	// ClusterNetworkPolicy that its status was written in, which nodes do not report. "" if they are not known.
+	Digest, ClusterDigest string
+}
+
+// SetDigests takes over which policies the API has: all of them.
+func (c *Cluster) SetDigests(all []Version) {
+	var whole, wide Digest
+	for _, p := range all {
+		whole.Toggle(p.Policy)
+		if p.Kind != "NetworkPolicy" {
+			wide.Toggle(p.Policy)
+		}
+	}
+	c.Digest, c.ClusterDigest = whole.String(), wide.String()
 }
 
 // Missing says why a policy is not known to be in force on a node.
@@ -82,6 +95,8 @@ func (c Cluster) missing(n Node, p Version) string {
 	case !r.Ready:
 		return cmp.Or(r.Message, "its agent is not ready")
 	case c.Digest != "" && r.Digest == c.Digest || c.covers(r, p):
+		return ""
+	case p.Kind != "NetworkPolicy" && c.ClusterDigest != "" && r.ClusterDigest == c.ClusterDigest:
 		return ""
 	}
 	for _, condition := range r.Conditions {
