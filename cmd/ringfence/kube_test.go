@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -133,6 +134,29 @@ func TestWaitForPolicies(t *testing.T) {
 	}
 }
 
+// What was written to the status of a policy makes it no newer to wait for.
+func TestWaitForAPolicyWithAStatus(t *testing.T) {
+	f := newFakeCluster(t)
+	var c inforce.Cluster
+	c.SetDigests([]inforce.Version{{Policy: inforce.Policy{Kind: "ClusterNetworkPolicy", Name: "guard", UID: "b", Generation: 1}}})
+	for _, n := range []string{"n1", "n2"} {
+		r := f.report(n, "10", "19")
+		if err := unstructured.SetNestedField(r.Object, c.ClusterDigest, "status", "clusterDigest"); err != nil {
+			t.Fatal(err)
+		}
+		f.add(r)
+	}
+	p, err := policyRef{"ClusterNetworkPolicy", "guard"}.find(t.Context(), f.api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := (&waiter{api: f.api, policies: []inforce.Version{p}}).wait(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWaitSaysWhatIsMissing(t *testing.T) {
 	f := newFakeCluster(t)
 	f.add(f.report("n1", "10", "20"))
@@ -154,5 +178,73 @@ func TestWaitSaysWhatIsMissing(t *testing.T) {
 		if p, err := r.find(t.Context(), f.api); err == nil {
 			t.Errorf("%v is found to be %v", r, p)
 		}
+	}
+}
+
+func TestStatusOfNodes(t *testing.T) {
+	f := newFakeCluster(t)
+	agent := func(node string, running bool) {
+		state := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		if running {
+			state = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+		}
+		if _, err := f.client.CoreV1().Pods("ringfence-system").Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "agent-" + node, Labels: map[string]string{"app.kubernetes.io/name": "ringfence"}},
+			Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "agent"}}},
+			Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "agent", State: state}}}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := func(name string) {
+		if _, err := f.client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node("n3")
+	node("n4")
+	for n, version := range map[string]string{"n1": "ringfence v2", "n2": "ringfence v1", "n3": "ringfence v2"} {
+		r := f.report(n, "10", "20")
+		if err := unstructured.SetNestedField(r.Object, version, "status", "agentVersion"); err != nil {
+			t.Fatal(err)
+		}
+		f.add(r)
+	}
+	agent("n1", true)
+	agent("n2", false)
+	all, err := nodesOf(t.Context(), f.api, "ringfence-system")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var good []bool
+	for i := range all {
+		good = append(good, all[i].isGood())
+		all[i].Updated = metav1.Time{}
+		all[i].Digest = "d"
+	}
+	if !slices.Equal(good, []bool{true, false, false, false}) {
+		t.Errorf("good are %v", good)
+	}
+	var b bytes.Buffer
+	if err := printNodes(&b, all); err != nil {
+		t.Fatal(err)
+	}
+	want := `NODE   READY   POLICIES   DIGEST   REPORTED   WHAT IS WRONG
+n1     yes     0          d        - ago      
+n2     yes     0          d        - ago      its agent does not run: CrashLoopBackOff: what it reported last stays in force, and changes wait
+n3     yes     0          d        - ago      no agent runs on it: what it reported last stays in force, and changes wait
+n4     no      -          -        -          no agent runs on it; nothing was reported from it
+
+The agents' versions differ:
+  ringfence v1  n2
+  ringfence v2  n1, n3
+`
+	if b.String() != want {
+		t.Errorf("it says\n%s, want\n%s", &b, want)
+	}
+	f.client.(*fake.Clientset).PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no"))
+	})
+	if all, err := nodesOf(t.Context(), f.api, "ringfence-system"); err != nil || !all[2].isGood() || all[3].isGood() {
+		t.Errorf("who may not list pods is told %+v, %v", all, err)
 	}
 }

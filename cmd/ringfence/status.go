@@ -45,20 +45,21 @@ type podStatus struct {
 
 func newStatus() *cobra.Command {
 	var flags instanceFlags
-	var api apiFlags
+	var api clusterStatusFlags
 	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what runs and what is in force, since when, and what is wrong",
 		Long: `Say what runs and what is in force, since when, and what is wrong: manifests that are bad, with their place, and pods
 that do not run or are not ready. With --kubeconfig or --context, or as kubectl's plugin: of a cluster's nodes, what their
-agents report.
+agents report, and whether an agent runs on each.
 
-Exit code 1 if something is not as it should be.`,
+It needs the right to list nodes and nodeenforcements.ringfence.dev and, to say where no agent runs, pods in the agents'
+namespace. Exit code 1 if something is not as it should be.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if api.wanted(cmd) {
-				return clusterStatus(cmd, api, output)
+				return api.run(cmd, output)
 			}
 			i, err := flags.instance()
 			if err != nil {

@@ -87,6 +87,19 @@ func (a *Agents) find(ctx context.Context) ([]agent, string, error) {
 	return oneEach(found), pods.ResourceVersion, nil
 }
 
+// Running returns the nodes that have an agent, and of each why it cannot be asked, "" if it can.
+func (a *Agents) Running(ctx context.Context) (map[string]string, error) {
+	found, _, err := a.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byNode := map[string]string{}
+	for _, g := range found {
+		byNode[g.node] = g.notReady
+	}
+	return byNode, nil
+}
+
 // oneEach keeps one agent of each node, one that can be asked if there is any: while agents are replaced there may be two.
 func oneEach(found []agent) []agent {
 	var one []agent
