@@ -103,7 +103,7 @@ func (g *generator) policy(name string) *policy.Policy {
 func (g *generator) updates() {
 	const n = 200
 	set := func(kind string, e *cluster.Endpoint) {
-		g.w.Updates = append(g.w.Updates, Update{kind, func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }})
+		g.w.Updates = append(g.w.Updates, Update{Kind: kind, Apply: func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }})
 	}
 	for _, where := range []string{"remote", "local"} {
 		var added []*cluster.Endpoint
@@ -125,20 +125,20 @@ func (g *generator) updates() {
 			set("pod-relabelnew-"+where, &changed)
 		}
 		for _, e := range added {
-			g.w.Updates = append(g.w.Updates, Update{"pod-remove-" + where, func(c *compile.Compiler) { c.DeletePod(e.Key) }})
+			g.w.Updates = append(g.w.Updates, Update{Kind: "pod-remove-" + where, Apply: func(c *compile.Compiler) { c.DeletePod(e.Key) }})
 		}
 	}
 	var added []*policy.Policy
 	for i := range n {
 		p := g.policy(fmt.Sprint("new", i))
 		added = append(added, p)
-		g.w.Updates = append(g.w.Updates, Update{"policy-add", func(c *compile.Compiler) { c.SetPolicy(p) }})
+		g.w.Updates = append(g.w.Updates, Update{Kind: "policy-add", Apply: func(c *compile.Compiler) { c.SetPolicy(p) }})
 	}
 	for _, p := range added {
-		g.w.Updates = append(g.w.Updates, Update{"policy-remove", func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }})
+		g.w.Updates = append(g.w.Updates, Update{Kind: "policy-remove", Apply: func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }})
 	}
 	for range 20 {
 		o := g.namespace(g.r.IntN(g.spaces))
-		g.w.Updates = append(g.w.Updates, Update{"ns-relabel", func(c *compile.Compiler) { c.SetNamespace(o) }})
+		g.w.Updates = append(g.w.Updates, Update{Kind: "ns-relabel", Apply: func(c *compile.Compiler) { c.SetNamespace(o) }})
 	}
 }

@@ -37,6 +37,9 @@ type Workload struct {
 type Update struct {
 	Kind  string
 	Apply func(*compile.Compiler)
+	// Again decodes the update once more, so that its object is as near as one that has just come in; nil if it was made
+	// and not decoded.
+	Again func() (Update, error)
 }
 
 // Feed gives everything to c, which has to be flushed then.
@@ -118,7 +121,9 @@ func Load(data, size string) (*Workload, error) {
 		lines(dir, "namespaces.jsonl", func(o jsonNamespace) error { return add(&w.Namespaces, o.decode) }),
 		lines(dir, "pods.jsonl", func(o jsonPod) error { return add(&w.Pods, o.decode) }),
 		lines(dir, "policies.jsonl", func(o jsonPolicy) error { return add(&w.Policies, o.decode) }),
-		lines(dir, "ops.jsonl", func(o jsonOp) error { return add(&w.Updates, o.decode) }),
+		lines(dir, "ops.jsonl", func(line json.RawMessage) error {
+			return add(&w.Updates, func() (Update, error) { return decodeUpdate(line) })
+		}),
 		lines(dir, "conns.jsonl", func(o jsonConn) error { return add(&w.Connections, o.decode) }))
 	if err != nil {
 		return nil, fmt.Errorf("read workload %s: %w", size, err)
@@ -255,23 +260,32 @@ func (o jsonConn) decode() (flow.Tuple, error) {
 	return flow.Tuple{Source: from, Destination: to, Protocol: proto, Port: o.DstPort, Translated: from == to}, errors.Join(err, toErr, protoErr)
 }
 
-func (o jsonOp) decode() (Update, error) {
+func decodeUpdate(line []byte) (Update, error) {
+	var o jsonOp
+	if err := json.Unmarshal(line, &o); err != nil {
+		return Update{}, err
+	}
+	apply, err := o.decode()
+	return Update{o.Op, apply, func() (Update, error) { return decodeUpdate(line) }}, err
+}
+
+func (o jsonOp) decode() (func(*compile.Compiler), error) {
 	switch {
 	case o.Pod != nil:
 		e, err := o.Pod.decode()
 		if strings.HasPrefix(o.Op, "pod-remove") {
-			return Update{o.Op, func(c *compile.Compiler) { c.DeletePod(e.Key) }}, err
+			return func(c *compile.Compiler) { c.DeletePod(e.Key) }, err
 		}
-		return Update{o.Op, func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }}, err
+		return func(c *compile.Compiler) { c.SetPod(e, ruleset.Attachment{}) }, err
 	case o.Policy != nil:
 		p, err := o.Policy.decode()
 		if o.Op == "policy-remove" {
-			return Update{o.Op, func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }}, err
+			return func(c *compile.Compiler) { c.DeletePolicy(p.Namespace, p.Name) }, err
 		}
-		return Update{o.Op, func(c *compile.Compiler) { c.SetPolicy(p) }}, err
+		return func(c *compile.Compiler) { c.SetPolicy(p) }, err
 	case o.Namespace != nil:
 		n, err := o.Namespace.decode()
-		return Update{o.Op, func(c *compile.Compiler) { c.SetNamespace(n) }}, err
+		return func(c *compile.Compiler) { c.SetNamespace(n) }, err
 	}
-	return Update{}, fmt.Errorf("update %q without an object", o.Op)
+	return nil, fmt.Errorf("update %q without an object", o.Op)
 }
