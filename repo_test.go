@@ -56,6 +56,7 @@ var mayImport = map[string]string{
 	"internal/cni":                     "netns wholefile",
 	"internal/conntrack":               "flow netns",
 	"internal/conntrack/tracktest":     "netns netns/netnstest",
+	"internal/rollout/measure":         "rollout",
 	"internal/rollout/driver":          "flow policy cluster compile rollout rollout/judge generation wholefile",
 	"internal/rollout/judge":           "flow cluster compile rollout",
 	"internal/rollout/record":          "cluster rollout manifest",

@@ -179,10 +179,41 @@ type RolloutAnalysis struct {
 	//
 	// +optional
 	Probes *RolloutLimit `json:"probes,omitempty"`
+	// Queries are asked of Prometheus servers while a step is watched.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxItems=20
+	// +listType=map
+	// +listMapKey=name
+	Queries []RolloutQuery `json:"queries,omitempty"`
 	// Coverage is what has to be seen before a step passes.
 	//
 	// +optional
 	Coverage *RolloutCoverage `json:"coverage,omitempty"`
+}
+
+// RolloutQuery is a question to a Prometheus server. The answer is one number or several; all of them have to be within the
+// limits. Beyond one, while something is enforced, Then follows at once. No answer, an empty one and one that is not a
+// number pause at the end of a step, unless Then is Ignore.
+type RolloutQuery struct {
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// Server is the URL below which the API is, without user and password.
+	//
+	// +kubebuilder:validation:MaxLength=2048
+	Server string `json:"server"`
+	// Query is an instant query in PromQL.
+	//
+	// +kubebuilder:validation:MaxLength=4096
+	Query string `json:"query"`
+	// +optional
+	Min *float64 `json:"min,omitempty"`
+	// +optional
+	Max *float64 `json:"max,omitempty"`
+	// Then is RollBack if it is left out.
+	//
+	// +optional
+	Then RolloutAction `json:"then,omitempty"`
 }
 
 // RolloutLimit is how much is taken, and what happens beyond.

@@ -275,6 +275,9 @@ func printRollout(w io.Writer, v driver.View, driven bool) error {
 		}
 		fmt.Fprintf(t, "  cohort\t%d of %d pods%s\n", len(v.Cohort), v.Selected, listed(v.Cohort))
 	}
+	for _, q := range v.Queries {
+		fmt.Fprintf(t, "  query\t%s\n", q)
+	}
 	e := v.Evidence
 	if seen := rollout.Count(e.Connections, "connection") + " of " + rollout.Count(len(e.Workloads), "workload"); e.Connections > 0 || v.Active() {
 		if e.Uncertain > 0 {

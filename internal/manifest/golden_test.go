@@ -135,7 +135,17 @@ func writeRollout(b *bytes.Buffer, s *rollout.Spec) {
 	for _, step := range s.Steps {
 		fmt.Fprintln(b, step)
 	}
-	fmt.Fprintf(b, "analysis %+v\n", s.Analysis)
+	analysis := s.Analysis
+	analysis.Queries = nil
+	fmt.Fprintf(b, "analysis %+v\n", analysis)
+	for _, q := range s.Analysis.Queries {
+		fmt.Fprintf(b, "query %s of %s: %s; then %s; %s\n", q.Name, q.Server, q.Text, q.Then, q.Tell(nil))
+		for _, limit := range []*float64{q.Min, q.Max} {
+			if limit != nil {
+				fmt.Fprintf(b, "  limit %g\n", *limit)
+			}
+		}
+	}
 }
 
 func writePolicy(b *bytes.Buffer, p *policy.Policy) {

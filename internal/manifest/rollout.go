@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"slices"
 	"time"
@@ -294,6 +295,7 @@ func (o *object) rolloutAnalysis(a *ringfence.RolloutAnalysis) rollout.Analysis 
 			l.to.Then = o.rolloutAction(path+".then", l.from.Then, l.to.Then)
 		}
 	}
+	out.Queries = o.rolloutQueries(a.Queries)
 	if c := a.Coverage; c != nil {
 		out.Coverage.Connections = o.atLeastNone("spec.analysis.coverage.connections", c.Connections, out.Coverage.Connections)
 		if c.Workloads != nil {
@@ -326,4 +328,52 @@ func (o *object) rolloutAction(path string, a ringfence.RolloutAction, otherwise
 		o.unknownWord(path, string(a), []string{"Ignore", "Pause", "RollBack"})
 	}
 	return answer
+}
+
+// maxQueries bounds the queries of a rollout.
+const maxQueries = 20
+
+func (o *object) rolloutQueries(queries []ringfence.RolloutQuery) []rollout.Query {
+	if len(queries) > maxQueries {
+		o.Problem("spec.analysis.queries", "", "%d queries are more than %d", len(queries), maxQueries)
+		return nil
+	}
+	var all []rollout.Query
+	names := map[string]bool{}
+	for i, q := range queries {
+		path := document.At("spec.analysis.queries", i)
+		switch {
+		case q.Name == "" || q.Query == "":
+			o.Problem(path, "", "want a name and a query")
+		case names[q.Name]:
+			o.Problem(path+".name", "", "%q is the name of two queries", document.Shorten(q.Name))
+		case label.CheckKey(q.Name) != nil:
+			o.Problem(path+".name", "", "a name has at most 63 letters, digits, '-', '_' and '.'")
+		case q.Min == nil && q.Max == nil:
+			o.Problem(path, "write for instance \"max: 0.01\"", "has no limit: want min, max or both")
+		case q.Min != nil && q.Max != nil && *q.Min > *q.Max:
+			o.Problem(path, "", "min is more than max, so that no answer is within them")
+		}
+		if why := badServer(q.Server); why != "" {
+			o.Problem(path+".server", `write for instance "http://prometheus.monitoring:9090"`, "%s", why)
+		}
+		names[q.Name] = true
+		all = append(all, rollout.Query{Name: q.Name, Server: q.Server, Text: q.Query, Min: q.Min, Max: q.Max,
+			Then: o.rolloutAction(path+".then", q.Then, rollout.Fail)})
+	}
+	return all
+}
+
+// badServer says what is wrong with the URL of a server. It does not repeat one with a password.
+func badServer(server string) string {
+	u, err := url.Parse(server)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return "is no URL of a server"
+	case u.User != nil:
+		return "has a user or a password, which everybody could read who can read the rollout"
+	case u.RawQuery != "" || u.Fragment != "":
+		return "has a query or a fragment: want only where the API is"
+	}
+	return ""
 }

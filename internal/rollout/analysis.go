@@ -39,6 +39,7 @@ func (a Analysis) Judge(step StepKind, e Evidence, h Health, accepted []string, 
 		return v
 	}
 	a.judgeFindings(&v, e, accepted)
+	a.judgeQueries(&v, step, h, accepted, done)
 	if step != Audit {
 		a.judgeHealth(&v, e, h)
 	}

@@ -181,4 +181,7 @@ type Health struct {
 	Lost      []string // probes that the candidate takes away
 	// Silent are nodes that should have said long ago that it is in force there, and did not.
 	Silent []string
+	// Measured are the newest answers to the analysis' queries, asked since the step began. One that is not among them has
+	// not been answered.
+	Measured []Measurement
 }

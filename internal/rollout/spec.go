@@ -191,6 +191,8 @@ type Analysis struct {
 	NotReady       Limit // pods of the cohort that were ready before the step and are not
 	Restarts       Limit // of the cohort's pods since the step began
 	Probes         Limit // connections that every pod wants and that the candidate takes away, used or not: see Probe
+	// Queries are asked of metrics servers.
+	Queries []Query
 	// Coverage is what has to be seen before a step can pass.
 	Coverage Coverage
 }

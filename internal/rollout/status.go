@@ -246,6 +246,7 @@ func (s *Status) promote(spec *Spec, h Health, now time.Time) {
 		for _, l := range h.Lost {
 			s.Accepted = append(s.Accepted, probeKey(l))
 		}
+		s.Accepted = append(s.Accepted, spec.Analysis.queryKeys(h)...)
 		slices.Sort(s.Accepted)
 		s.Accepted = slices.Compact(s.Accepted)
 	}

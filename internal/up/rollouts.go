@@ -17,6 +17,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
+	"github.com/ringfence-project/ringfence/internal/rollout/measure"
 	"github.com/ringfence-project/ringfence/internal/runtime"
 )
 
@@ -24,12 +25,14 @@ import (
 type rollouts struct {
 	*driver.Driver
 	generations *generations
+	asker       *measure.Asker
 }
 
 // rolloutsFolder is where an instance keeps them.
 func rolloutsFolder(i runtime.Instance) string { return filepath.Join(i.State, "rollouts") }
 
 func newRollouts(node *runtime.Node, g *generations, say func(string, ...any)) (*rollouts, error) {
+	asker := measure.New(measure.Options{})
 	d, err := driver.Open(driver.Options{
 		Folder: rolloutsFolder(node.Instance),
 		Decide: node.Engine().Decide,
@@ -46,13 +49,20 @@ func newRollouts(node *runtime.Node, g *generations, say func(string, ...any)) (
 			s, known := node.Heard(k)
 			return driver.Pod{Ready: s.Ready, Restarts: s.Restarts}, known
 		},
-		Again: node.Again,
-		Say:   say,
+		Measured: asker.Measured,
+		Again:    node.Again,
+		Say:      say,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &rollouts{d, g}, nil
+	return &rollouts{d, g, asker}, nil
+}
+
+// Run drives until ctx ends.
+func (r *rollouts) Run(ctx context.Context) {
+	defer r.asker.Close()
+	r.Driver.Run(ctx)
 }
 
 // judged is the state that policies are judged by; before there is one, that of s.

@@ -38,7 +38,7 @@ func generate(root string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("go", "tool", "-modfile=hack/tools/go.mod", "controller-gen", "crd", "paths=./api/v1alpha1", "output:crd:stdout")
+	cmd := exec.Command("go", "tool", "-modfile=hack/tools/go.mod", "controller-gen", "crd:allowDangerousTypes=true", "paths=./api/v1alpha1", "output:crd:stdout")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

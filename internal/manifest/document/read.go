@@ -152,11 +152,15 @@ func (o *Object) readScalar(n *yaml.Node, v reflect.Value, path string) {
 		}
 		o.WrongType(n, path, fmt.Sprintf("a whole number of at most %d bits", v.Type().Bits()))
 	case reflect.Float32, reflect.Float64:
-		if f, ok := value.(float64); ok {
+		if f, ok := value.(float64); ok && !math.IsNaN(f) && !math.IsInf(f, 0) {
 			v.SetFloat(f)
-		} else if i, ok := value.(int64); ok {
-			v.SetFloat(float64(i))
+			return
 		}
+		if i, ok := value.(int64); ok {
+			v.SetFloat(float64(i))
+			return
+		}
+		o.WrongType(n, path, "a number")
 	}
 }
 

@@ -40,6 +40,8 @@ type Options struct {
 	Living func(context.Context) ([]flow.Tuple, error)
 	// Pod tells a pod's health; false if nobody knows it.
 	Pod func(cluster.Key) (Pod, bool)
+	// Measured returns the newest answers to the queries of a step, which it is named by; it waits for nothing.
+	Measured func(step string, queries []rollout.Query) []rollout.Measurement
 	// Again has Rewrite called and its result put in force.
 	Again func()
 	// Say tells a person what happens.
@@ -81,6 +83,7 @@ type driven struct {
 	lost     []string
 	before   map[cluster.Key]Pod // the cohort's health when the step began
 	step     int                 // that before is of
+	measured []rollout.Measurement
 }
 
 // finished is a change that was in force for everyone.
@@ -246,6 +249,8 @@ type View struct {
 	InForce  bool          `json:"inForce"`          // what the status says is in force
 	// Differs are the policies that are in force by this rollout, as it is complete, and that the files say otherwise.
 	Differs []string `json:"differs,omitempty"`
+	// Queries are the analysis' queries and their newest answers, while the rollout is under way.
+	Queries []string `json:"queries,omitempty"`
 }
 
 // Views are all rollouts by name, and then those that are no more, the newest first.
@@ -261,6 +266,9 @@ func (d *Driver) Views() (now, past []View) {
 			if r.status.Step < len(r.spec.Steps) {
 				v.For = r.spec.Steps[r.status.Step].For
 			}
+		}
+		for _, q := range d.queries(r) {
+			v.Queries = append(v.Queries, q.Tell(r.measured))
 		}
 		for k := range r.selected {
 			if r.part.Includes(k) {

@@ -37,6 +37,8 @@ type rig struct {
 	pods   map[cluster.Key]Pod
 	said   []string
 	now    time.Time
+	// answers are to queries, by the step that they are asked in.
+	answers map[string][]rollout.Measurement
 }
 
 func newRig(t *testing.T) *rig {
@@ -54,8 +56,14 @@ func (r *rig) options() Options {
 		Decide: func(t flow.Tuple) flow.Decision { return r.kernel.Decide(t) },
 		Living: func(context.Context) ([]flow.Tuple, error) { r.listed++; return r.living, r.broken },
 		Pod:    func(k cluster.Key) (Pod, bool) { p, ok := r.pods[k]; return p, ok },
-		Again:  func() { r.again = true },
-		Say:    func(format string, args ...any) { r.said = append(r.said, fmt.Sprintf(format, args...)) }}
+		Measured: func(step string, queries []rollout.Query) []rollout.Measurement {
+			if len(queries) == 0 {
+				return nil
+			}
+			return r.answers[step]
+		},
+		Again: func() { r.again = true },
+		Say:   func(format string, args ...any) { r.said = append(r.said, fmt.Sprintf(format, args...)) }}
 }
 
 // open is the start of a program, and of another one after a crash.
@@ -485,6 +493,33 @@ func TestLostProbePauses(t *testing.T) {
 	r.pass(6)
 	if v := r.want("r", rollout.Paused, 0, 0); v.Reason != "would lose DNS of shop/web" {
 		t.Errorf("because %s", v.Reason)
+	}
+}
+
+// TestQueries: answers are those of the step, and a bad one rolls back.
+func TestQueries(t *testing.T) {
+	r := newRig(t)
+	most := 0.01
+	asks := spec("r", "1", webOut(t), audit, canary, all)
+	asks.Analysis.Queries = []rollout.Query{{Name: "errors", Max: &most}}
+	answer := func(v float64) []rollout.Measurement {
+		return []rollout.Measurement{{Query: "errors", Values: []float64{v}}}
+	}
+	r.answers = map[string][]rollout.Measurement{"r 1 0": answer(0)}
+	r.follow(asks)
+	r.pass(2)
+	if v := r.view("r"); !slices.Equal(v.Queries, []string{"errors: 0 (at most 0.01)"}) {
+		t.Errorf("shown %q", v.Queries)
+	}
+	r.pass(4)
+	v := r.want("r", rollout.Progressing, 1, 1)
+	if !slices.Equal(v.Queries, []string{"errors: no answer: it was not asked yet"}) {
+		t.Errorf("the answers of another step are shown: %q", v.Queries)
+	}
+	r.answers["r 1 1"] = answer(0.5)
+	r.pass(1)
+	if v := r.want("r", rollout.RolledBack, 1, 0); v.Reason != "query errors: 0.5 is more than 0.01" || v.Queries != nil {
+		t.Errorf("%s, %q", v.Reason, v.Queries)
 	}
 }
 

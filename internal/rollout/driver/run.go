@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -112,9 +113,18 @@ func (d *Driver) pass(now time.Time) {
 	}
 }
 
+// queries are what is to be asked for a rollout now.
+func (d *Driver) queries(r *driven) []rollout.Query {
+	if r.spec == nil || !r.status.Active() {
+		return nil
+	}
+	return r.spec.Analysis.Queries
+}
+
 // health measures the pods of a rollout.
 func (d *Driver) health(r *driven) rollout.Health {
-	h := rollout.Health{InForce: d.applied && r.living, Selected: len(r.selected), Lost: r.lost}
+	r.measured = d.options.Measured(fmt.Sprintf("%s %d %d", r.status.Rollout, r.status.Revision, r.status.Step), d.queries(r))
+	h := rollout.Health{InForce: d.applied && r.living, Selected: len(r.selected), Lost: r.lost, Measured: r.measured}
 	if d.base != nil {
 		h.Workloads = r.spec.Workloads(d.base)
 	}
