@@ -175,10 +175,13 @@ func newRolloutUndo() *cobra.Command {
 
 With --to, return to an earlier generation of policies instead ("ringfence generations" lists them): its policies are in
 force for all pods, and rollouts that are under way are aborted. What files and rollouts say is not in force until
-"ringfence rollout resume", also after a crash.`)
+"ringfence rollout resume", also after a crash. The command waits until it is so; exit code 1 if that takes longer than
+--timeout, when it goes on nevertheless.`)
 	cmd.Example += "\n  ringfence rollout undo --to good"
 	var to string
+	var timeout time.Duration
 	cmd.Flags().StringVar(&to, "to", "", `return to that generation: a number, an ID, or "good"`)
+	timeoutFlag(cmd, &timeout)
 	undo := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if to == "" {
@@ -191,14 +194,30 @@ force for all pods, and rollouts that are under way are aborted. What files and 
 		if err != nil {
 			return err
 		}
-		r, err := up.ReturnTo(cmd.Context(), i, to)
+		s, err := up.ReturnTo(cmd.Context(), i, to, timeout)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "returned to the policies of %s, until \"ringfence rollout resume\"\n", r)
-		return nil
+		return tellSteered(cmd, s, timeout)
 	}
 	return cmd
+}
+
+func timeoutFlag(cmd *cobra.Command, timeout *time.Duration) {
+	cmd.Flags().DurationVar(timeout, "timeout", 30*time.Second, "how long to wait until it is in force")
+}
+
+// tellSteered says what is in force now, and fails if it is not yet.
+func tellSteered(cmd *cobra.Command, s up.Steered, timeout time.Duration) error {
+	text := "resumed: the files rule"
+	if s.To != nil {
+		text = fmt.Sprintf("returned to the policies of %s, until \"ringfence rollout resume\"", s.To)
+	}
+	if !s.InForce {
+		return failed{fmt.Sprintf("%s; not in force within %s, and tried further: \"ringfence status\" says what is wrong", text, timeout)}
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), text+"; in force")
+	return err
 }
 
 // instanceOf is what the instanceFlags of a command say that is made elsewhere.
@@ -209,10 +228,12 @@ func instanceOf(cmd *cobra.Command) (runtime.Instance, error) {
 
 func newRolloutResume() *cobra.Command {
 	var flags instanceFlags
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:     "resume",
 		Short:   "Have files and rollouts rule again, after \"undo --to\"",
-		Long:    `Have what files and rollouts say in force again, after "ringfence rollout undo --to".`,
+		Long: `Have what files and rollouts say in force again, after "ringfence rollout undo --to". The command waits until it is so;
+exit code 1 if that takes longer than --timeout, when it goes on nevertheless.`,
 		Example: "  ringfence plan generation:current k8s/ && ringfence rollout resume",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -220,13 +241,14 @@ func newRolloutResume() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := up.Resume(cmd.Context(), i); err != nil {
+			s, err := up.Resume(cmd.Context(), i, timeout)
+			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "resumed: the files rule")
-			return nil
+			return tellSteered(cmd, s, timeout)
 		},
 	}
 	flags.flags(cmd)
+	timeoutFlag(cmd, &timeout)
 	return cmd
 }

@@ -55,6 +55,9 @@ type generations struct {
 	to       *Return
 	policies []*policy.Policy // of to
 	judged   *cluster.State   // the newest state with them
+	judgedBy *Return          // to, when judged was made
+	applied  *Return          // by which what is in force was made
+	changed  chan struct{}    // closed when applied is written, and replaced
 	inForce  []*policy.Policy // for everyone
 	finals   []string         // rollouts that are in it
 	noted    noted
@@ -81,7 +84,7 @@ func openGenerations(i runtime.Instance, say func(string, ...any)) (*generations
 	if err != nil {
 		return nil, err
 	}
-	g := &generations{store: store, file: returnFile(i), say: say}
+	g := &generations{store: store, file: returnFile(i), say: say, changed: make(chan struct{})}
 	if g.to, err = readReturn(g.file); err != nil || g.to == nil {
 		return g, err
 	}
@@ -119,7 +122,7 @@ func (g *generations) returned() *Return {
 func (g *generations) rewrite(s *cluster.State) (*cluster.State, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.judged = nil
+	g.judged, g.judgedBy = nil, g.to
 	if g.to == nil {
 		return nil, nil
 	}
@@ -137,13 +140,35 @@ func (g *generations) state() *cluster.State {
 	return g.judged
 }
 
-// enforced takes note of what is in force for everyone.
-func (g *generations) enforced(policies []*policy.Policy, finals []string) {
+// enforced takes note of what is in force for everyone, by a state that rewrite returned, or not.
+func (g *generations) enforced(s *cluster.State, policies []*policy.Policy, finals []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inForce, g.finals = policies, finals
 	if g.judged != nil {
 		g.inForce, g.finals = g.policies, nil
+	}
+	if g.judged == nil || g.judged == s {
+		g.applied = g.judgedBy
+	}
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// wait waits until what was returned to is in force, of nil what the files say, and reports whether it is when ctx ends.
+func (g *generations) wait(ctx context.Context, to *Return) bool {
+	for {
+		g.mu.Lock()
+		done, changed := g.applied == to, g.changed
+		g.mu.Unlock()
+		if done {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		}
 	}
 }
 
@@ -314,24 +339,52 @@ func (u *upRun) returnTo(w http.ResponseWriter, q *http.Request) {
 	}
 	u.say("returned to the policies of %s, until \"ringfence rollout resume\"", to)
 	u.node.Again()
-	_ = json.NewEncoder(w).Encode(to) // who does not read to the end has gone
+	u.awaitReturn(w, q, to)
 }
 
+// Steered is what came of a ReturnTo or a Resume.
+type Steered struct {
+	To      *Return `json:"to,omitempty"` // nil: the files rule
+	InForce bool    `json:"inForce"`
+}
+
+// awaitReturn answers when what a person wants is in force, or that it was not within the time that the person waits.
+func (u *upRun) awaitReturn(w http.ResponseWriter, q *http.Request, to *Return) {
+	wait, err := time.ParseDuration(q.URL.Query().Get("wait"))
+	if err != nil {
+		wait = 0
+	}
+	ctx, cancel := context.WithTimeout(q.Context(), min(wait, maxWait))
+	defer cancel()
+	_ = json.NewEncoder(w).Encode(Steered{to, u.generations.wait(ctx, to)}) // who does not read to the end has gone
+}
+
+// maxWait bounds how long a request waits.
+const maxWait = 10 * time.Minute
+
 // resume answers that a person wants the files to rule again.
-func (u *upRun) resume(w http.ResponseWriter, _ *http.Request) {
+func (u *upRun) resume(w http.ResponseWriter, q *http.Request) {
+	if err := u.letFilesRule(); err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	u.node.Again()
+	u.awaitReturn(w, q, nil)
+}
+
+func (u *upRun) letFilesRule() error {
 	u.generations.steering.Lock()
 	defer u.generations.steering.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err := u.generations.resume(); err != nil {
-		http.Error(w, err.Error(), http.StatusConflict)
-		return
+		return err
 	}
 	u.say("resumed: the files rule")
 	if u.latest != nil {
 		u.rollouts.Follow(u.latest.Rollouts, time.Now())
 	}
-	u.node.Again()
+	return nil
 }
 
 // ReadGenerations returns which generations were in force in an instance, and what a person returned to, nil if the files
@@ -355,20 +408,24 @@ func ReadGenerations(i runtime.Instance) (*generation.Store, generation.History,
 	return store, history, to, err
 }
 
-// ReturnTo has the running `up` of an instance put an earlier generation in force; see generation.History.Find for ref.
-func ReturnTo(ctx context.Context, i runtime.Instance, ref string) (Return, error) {
-	var to Return
-	answer, err := tell(ctx, i, "/generations/return?to="+url.QueryEscape(ref))
-	if err == nil {
-		err = json.Unmarshal(answer, &to)
-	}
-	return to, err
+// ReturnTo has the running `up` of an instance put an earlier generation in force, and waits at most for that long until it
+// is; see generation.History.Find for ref.
+func ReturnTo(ctx context.Context, i runtime.Instance, ref string, wait time.Duration) (Steered, error) {
+	return steer(ctx, i, "return?to="+url.QueryEscape(ref)+"&", wait)
 }
 
-// Resume has the running `up` of an instance put in force what the files say, after a ReturnTo.
-func Resume(ctx context.Context, i runtime.Instance) error {
-	_, err := tell(ctx, i, "/generations/resume")
-	return err
+// Resume has the running `up` of an instance put in force what the files say, after a ReturnTo, and waits likewise.
+func Resume(ctx context.Context, i runtime.Instance, wait time.Duration) (Steered, error) {
+	return steer(ctx, i, "resume?", wait)
+}
+
+func steer(ctx context.Context, i runtime.Instance, path string, wait time.Duration) (Steered, error) {
+	var s Steered
+	answer, err := tell(ctx, i, "/generations/"+path+"wait="+wait.String())
+	if err == nil {
+		err = json.Unmarshal(answer, &s)
+	}
+	return s, err
 }
 
 // tell has the running `up` of an instance do something. The error says why it does not.

@@ -1,12 +1,14 @@
 package up
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/policy"
@@ -47,22 +49,22 @@ func TestMarksOfGenerations(t *testing.T) {
 			}
 		}
 	}
-	g.enforced(isolate(t, "a"), nil)
+	g.enforced(nil, isolate(t, "a"), nil)
 	g.note("a.yaml", now)
 	g.prove(now.Add(goodAfter - 1))
 	want("a.yaml")
 	g.prove(now.Add(goodAfter))
 	want("a.yaml good")
 
-	g.enforced(isolate(t, "b"), []string{"change"})
+	g.enforced(nil, isolate(t, "b"), []string{"change"})
 	g.note("", now)
 	want("a.yaml good", "rollout change complete good")
-	g.enforced(isolate(t, "c"), nil)
+	g.enforced(nil, isolate(t, "c"), nil)
 	g.note("c.yaml", now)
 	want("a.yaml good", "rollout change complete good", "rollout change no more in force; c.yaml")
 
 	g = open() // another process, which has not seen it for long
-	g.enforced(isolate(t, "c"), nil)
+	g.enforced(nil, isolate(t, "c"), nil)
 	g.note("3 files", now.Add(goodAfter))
 	g.prove(now.Add(goodAfter + time.Second))
 	want("a.yaml good", "rollout change complete good", "rollout change no more in force; c.yaml")
@@ -85,4 +87,51 @@ func TestDamagedReturn(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+// TestWaitForReturn: what a person returned to is in force once a state that was made with it is, and no sooner.
+func TestWaitForReturn(t *testing.T) {
+	g := &generations{changed: make(chan struct{})}
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	files, err := cluster.NewState(cluster.Objects{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, to *Return, is bool) {
+		t.Helper()
+		if got := g.wait(now, to); got != is {
+			t.Errorf("%s: in force %t, want %t", what, got, is)
+		}
+	}
+	rewrite := func() *cluster.State {
+		t.Helper()
+		s, err := g.rewrite(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	rewrite()
+	g.enforced(files, nil, nil)
+	want("the files", nil, true)
+	to := &Return{Number: 1}
+	g.to = to
+	want("before it is made", to, false)
+	s := rewrite()
+	want("before it is in force", to, false)
+	g.enforced(files, nil, nil) // what was on its way before
+	want("by another state", to, false)
+	waited := make(chan bool)
+	go func() { waited <- g.wait(t.Context(), to) }()
+	g.enforced(s, nil, nil)
+	want("at last", to, true)
+	if !<-waited {
+		t.Error("who waited was not told")
+	}
+	g.to = nil
+	want("the files, before they are in force", nil, false)
+	rewrite()
+	g.enforced(files, nil, nil)
+	want("the files again", nil, true)
 }

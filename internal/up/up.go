@@ -328,7 +328,8 @@ func (u *upRun) rewrite(s *cluster.State) (*cluster.State, error) {
 func (u *upRun) enforced(s *cluster.State) {
 	u.flows.log.Part(time.Now())
 	u.rollouts.Enforced(s)
-	u.generations.enforced(u.rollouts.ForEveryone())
+	policies, finals := u.rollouts.ForEveryone()
+	u.generations.enforced(s, policies, finals)
 }
 
 // observe reports what the kernel tells.
