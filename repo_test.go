@@ -44,7 +44,7 @@ var mayImport = map[string]string{
 	"internal/generation":              "label flow policy wholefile",
 	"internal/source/kube":             "cluster policy manifest wholefile rollout/record",
 	"internal/inforce":                 "",
-	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch netns cni",
+	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch conntrack rollout rollout/judge rollout/record policy netns cni",
 	"internal/source/git":              "manifest source/dir",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",

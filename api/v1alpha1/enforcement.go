@@ -132,7 +132,8 @@ type NodeRollout struct {
 	StepIndex int32 `json:"stepIndex"`
 	// +kubebuilder:validation:MaxLength=32
 	Phase string `json:"phase"`
-	// InForce: the kernel enforces it.
+	// InForce: the kernel enforces it and, of a rollout that is under way, the node sees connections. Before the living ones
+	// are judged and this is stored, no cohort is judged by the candidate.
 	InForce bool `json:"inForce"`
 	// Living: the connections that there were when the rollout began have been judged.
 	Living bool `json:"living"`

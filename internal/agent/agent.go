@@ -65,12 +65,14 @@ type Agent struct {
 	mu      sync.Mutex
 	own     map[string]Condition // the agent's own conditions, by type
 	engine  *engine.Engine       // nil until the first lists are complete
-	flows   *flowlog.Log         // nil before that, and where none are kept
+	flows   *flowlog.Log         // nil before that, and while none are kept
 	probed  bool                 // a probe was seen to pass the table
 	told    map[string]bool
 	inForce bool
 	news    chan struct{} // of one place: what is reported may have changed
 	first   chan struct{} // closed with the first time that all is in force
+	// recalled is closed once it is known what the agent before this one reported, as far as the API tells.
+	recalled chan struct{}
 }
 
 // Run enforces in the process's own network namespace, which is to be the node's, until ctx ends. What is in force stays
@@ -87,10 +89,13 @@ func Run(ctx context.Context, o Options) error {
 func newAgent(o Options, n nodeNet, l locator) *Agent {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs, Memory: o.Memory})
 	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
-		own: map[string]Condition{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{})}
+		own: map[string]Condition{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{}),
+		recalled: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)
 	a.metrics = newMetrics(a)
 	a.feed.times = a.metrics.observe
+	a.feed.rolls.news = a.wakeReporter
+	a.feed.rolls.conflict = func(why string) { a.setCondition(Conflicting, why) }
 	return a
 }
 
@@ -103,6 +108,7 @@ func (a *Agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.tellConditions(ctx) })
 	group.Go(func() error { return a.watchTracking(ctx) })
 	group.Go(func() error { return a.denials.send(ctx) })
+	group.Go(func() error { return a.recall(ctx) })
 	group.Go(func() error { return a.report(ctx) })
 	group.Go(func() error { return a.enforce(ctx) })
 	return group.Wait()
@@ -127,6 +133,11 @@ func (a *Agent) enforce(ctx context.Context) error {
 	if err != nil {
 		return nil // ctx ended
 	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.recalled:
+	}
 	e := engine.New(dp, compile.Options{Node: a.options.Node})
 	a.mu.Lock()
 	a.engine = e
@@ -135,13 +146,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.keepProbing(ctx, dp) })
 	group.Go(func() error { return a.denials.count(ctx, dp, e) })
-	if a.options.Flows != "" {
-		log := newFlows(a.options.Node, e)
-		a.mu.Lock()
-		a.flows = log
-		a.mu.Unlock()
-		group.Go(func() error { return a.keepFlows(ctx, log) })
-	}
+	group.Go(func() error { return a.keepFlows(ctx, e) })
 	group.Go(func() error { return e.RunFeed(ctx, a.feed, a.observe) })
 	return errors.Join(group.Wait(), dp.Close())
 }

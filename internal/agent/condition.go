@@ -25,6 +25,11 @@ const (
 	TrackingFull = "TrackingFull"
 	// NoPodRange: it is not known where pods get their addresses from, so unknown pods are open.
 	NoPodRange = "NoPodRange"
+	// NotSeeing and NotListing: connections are not seen, so that no flows are kept and rollouts cannot be judged.
+	NotSeeing  = "NotSeeing"
+	NotListing = "NotListing"
+	// Conflicting: two rollouts that are under way touch the same policy. One of them is left out.
+	Conflicting = "Conflicting"
 )
 
 // setCondition makes one of the agent's own conditions hold, or end where message is "".

@@ -26,6 +26,7 @@ type feed struct {
 	locator locator
 	changed chan struct{} // of one place
 	before  func()        // is called before every edit; may be nil
+	rolls   *rollouts
 
 	mu    sync.Mutex
 	own   map[cluster.Key]*ownPod
@@ -51,8 +52,10 @@ type ownPod struct {
 func (p *ownPod) isPlaced() bool { return p.place.at.Interface != "" }
 
 func newFeed(node string, s *kube.Source, l locator) *feed {
-	return &feed{node: node, source: s, locator: l, changed: make(chan struct{}, 1), own: map[cluster.Key]*ownPod{},
+	f := &feed{node: node, source: s, locator: l, changed: make(chan struct{}, 1), rolls: newRollouts(node), own: map[cluster.Key]*ownPod{},
 		known: map[kube.PolicyKey]*kube.Policy{}, observed: map[string]string{}, times: func(string, time.Duration) {}}
+	f.rolls.again = f.wake
+	return f
 }
 
 // Run implements engine.Feed. The source runs elsewhere, as its first list is waited for before there is an engine.
@@ -154,6 +157,12 @@ func (f *feed) Take() (engine.Edit, bool) {
 	defer f.mu.Unlock()
 	changed := f.takePods(batch.Pods)
 	placed := f.findPlaces(changed)
+	rolls := f.rolls.take(batch)
+	for _, key := range rolls.pods {
+		if f.own[key] != nil {
+			changed[key] = true
+		}
+	}
 	pods := make([]podEdit, 0, len(batch.Pods)+len(changed))
 	for key, p := range batch.Pods {
 		if f.own[key] == nil {
@@ -161,10 +170,11 @@ func (f *feed) Take() (engine.Edit, bool) {
 		}
 	}
 	for key := range changed {
-		pods = append(pods, f.own[key].edit(key))
+		pods = append(pods, f.own[key].edit(key, f.rolls.pod(key)))
 	}
-	return engine.Edit{Apply: func(c *compile.Compiler) { apply(c, batch, pods) },
-		Done: func() { f.done(batch, placed) }}, true
+	all := edits{batch, pods, rolls.policies}
+	return engine.Edit{Apply: func(c *compile.Compiler) { all.apply(c); rolls.apply() },
+		Done: func() { f.done(batch, placed); rolls.done() }}, true
 }
 
 func endpointOf(p *kube.Pod) *cluster.Endpoint {
@@ -181,12 +191,13 @@ type podEdit struct {
 	at  ruleset.Attachment
 }
 
-// edit leaves out the addresses of a pod that has no place: they are an unknown pod's until it has.
-func (p *ownPod) edit(key cluster.Key) podEdit {
+// edit is what the compiler is told of a pod as policies are to see it. It leaves out the addresses of one that has no
+// place: they are an unknown pod's until it has.
+func (p *ownPod) edit(key cluster.Key, seen *cluster.Endpoint) podEdit {
 	if p.isPlaced() {
-		return podEdit{key: key, pod: p.pod.Endpoint, at: p.place.at}
+		return podEdit{key: key, pod: seen, at: p.place.at}
 	}
-	e := *p.pod.Endpoint
+	e := *seen
 	e.Addresses = nil
 	return podEdit{key: key, pod: &e}
 }
@@ -277,8 +288,15 @@ func (f *feed) observe(batch kube.Batch) {
 	}
 }
 
-// apply tells the compiler.
-func apply(c *compile.Compiler, b kube.Batch, pods []podEdit) {
+// edits are what a compiler is told. Pods and policies are not those of the batch, but what became of them.
+type edits struct {
+	batch    kube.Batch
+	pods     []podEdit
+	policies []policyEdit
+}
+
+func (x edits) apply(c *compile.Compiler) {
+	b := x.batch
 	for name, n := range b.Namespaces {
 		if n == nil {
 			c.DeleteNamespace(name)
@@ -296,14 +314,14 @@ func apply(c *compile.Compiler, b kube.Batch, pods []podEdit) {
 	if b.RangesChanged {
 		c.SetPodRanges(b.Ranges)
 	}
-	for key, p := range b.Policies {
-		if p == nil {
-			c.DeletePolicy(key.Namespace, key.Name)
+	for _, p := range x.policies {
+		if p.policy == nil {
+			c.DeletePolicy(p.key.Namespace, p.key.Name)
 		} else {
-			c.SetPolicy(p.Policy)
+			c.SetPolicy(p.policy)
 		}
 	}
-	for _, p := range pods {
+	for _, p := range x.pods {
 		if p.pod == nil {
 			c.DeletePod(p.key)
 		} else {

@@ -2,10 +2,13 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/conntrack"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flow"
@@ -18,44 +21,175 @@ import (
 // flowLimits bound what flows cost a node: the memory of an agent is the node's.
 var flowLimits = flowlog.Limits{Records: 20_000, Bytes: 12 << 20, Open: 16_384, Pairs: 2_000}
 
-// newFlows returns an empty log of flows with the names that the engine knows.
-func newFlows(node string, e *engine.Engine) *flowlog.Log {
+// noFlows bound a log that nobody reads: rollouts are judged by what it hears.
+var noFlows = flowlog.Limits{Records: 1, Bytes: 1, Open: flowLimits.Open, Pairs: 1}
+
+// newFlows returns an empty log of flows with the names that the engine knows, and what rollouts say of them.
+func newFlows(e *engine.Engine, r *rollouts, limits flowlog.Limits) *flowlog.Log {
 	return flowlog.New(flowlog.Names{
-		Node: node,
+		Node: r.node,
 		Resolve: func(t flow.Tuple) cluster.Connection {
-			return cluster.Connection{From: e.At(t.Source), To: e.At(t.Destination), Protocol: t.Protocol, Port: t.Port, Translated: t.Translated}
+			return cluster.Connection{From: unmarked(e.At(t.Source)), To: unmarked(e.At(t.Destination)), Protocol: t.Protocol, Port: t.Port,
+				Translated: t.Translated}
 		},
 		Decide: e.Decide,
 		Attribute: func(row ruleset.RowID, t flow.Tuple) (flow.Rule, bool) {
 			return e.Attribute(dataplane.Denial{Row: row, Tuple: t})
 		},
-	}, flowLimits)
+		Beside: func(t flow.Tuple, fared flow.Verdict, earlier bool, at time.Time) *flowlog.Beside {
+			d := r.judge(e, t, fared, earlier, at)
+			if d == nil {
+				return nil
+			}
+			return &flowlog.Beside{Rollout: d.Rollout, Candidate: d.Candidate, Verdict: d.Verdict, Rule: d.Rule}
+		},
+	}, limits)
 }
 
-// keepFlows tells the log of connections, and whoever may open the socket of the log, until ctx ends. It is no reason to end
-// an agent if that does not work.
-func (a *Agent) keepFlows(ctx context.Context, log *flowlog.Log) error {
-	err := a.serveFlows(ctx, log)
+// unmarked is a party as people know it.
+func unmarked(p cluster.Party) cluster.Party {
+	if e := p.Endpoint; e != nil {
+		if labels := e.Labels.Unmarked(); labels != e.Labels {
+			plain := *e
+			plain.Labels = labels
+			p.Endpoint = &plain
+		}
+	}
+	return p
+}
+
+// keepFlows sees connections until ctx ends: always where flows are told to whoever may open the socket, else while a
+// rollout is judged by them. It is no reason to end an agent if that does not work.
+func (a *Agent) keepFlows(ctx context.Context, e *engine.Engine) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.judgeLiving(ctx, e) })
+	if a.options.Flows == "" {
+		group.Go(func() error { return a.seeForRollouts(ctx, e) })
+		return group.Wait()
+	}
+	log := newFlows(e, a.feed.rolls, flowLimits)
+	a.keep(log)
+	group.Go(func() error { return a.serveFlows(ctx, log) })
+	group.Go(func() error { return a.see(ctx, log) })
+	return group.Wait()
+}
+
+// keep has denials told to a log; nil is none.
+func (a *Agent) keep(log *flowlog.Log) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flows = log
+}
+
+func (a *Agent) serveFlows(ctx context.Context, log *flowlog.Log) error {
+	l, err := socket.Listen(a.options.Flows)
+	if err == nil {
+		err = socket.Serve(ctx, l, log)
+	}
 	if err != nil && ctx.Err() == nil {
-		a.log.Warn("flows are not kept", "error", err)
+		a.log.Warn("flows are not told", "error", err)
 	}
 	return nil
 }
 
-func (a *Agent) serveFlows(ctx context.Context, log *flowlog.Log) error {
+// seeForRollouts sees connections while a rollout is under way.
+func (a *Agent) seeForRollouts(ctx context.Context, e *engine.Engine) error {
+	judging := &a.feed.rolls.judging
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-judging.open():
+		}
+		round, stop := context.WithCancel(ctx)
+		over := judging.shut()
+		go func() {
+			defer stop()
+			select {
+			case <-over:
+			case <-round.Done():
+			}
+		}()
+		log := newFlows(e, a.feed.rolls, noFlows)
+		a.keep(log)
+		_ = a.see(round, log) // ends with round
+		a.keep(nil)
+		stop()
+	}
+}
+
+// see tells a log of connections until ctx ends.
+func (a *Agent) see(ctx context.Context, log *flowlog.Log) error {
+	for {
+		err := a.seeOnce(ctx, log)
+		a.feed.rolls.watches(false)
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.setCondition(NotSeeing, fmt.Sprint("connections are not seen, so that no flows are kept and no rollout goes on: ", err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(again):
+		}
+	}
+}
+
+func (a *Agent) seeOnce(ctx context.Context, log *flowlog.Log) error {
 	w, err := watch.New(a.net.ns, log, nil)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	l, err := socket.Listen(a.options.Flows)
+	a.setCondition(NotSeeing, "")
+	a.feed.rolls.watches(true)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.Run(ctx) })
+	group.Go(func() error { log.Outcomes(ctx, a.feed.rolls.ended); return nil })
+	return group.Wait()
+}
+
+// judgeLiving judges the connections that are there by the rollouts that begin, until ctx ends.
+func (a *Agent) judgeLiving(ctx context.Context, e *engine.Engine) error {
+	r := a.feed.rolls
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.begins:
+		}
+		for len(r.begun()) > 0 {
+			err := a.judgeThem(ctx, e, r.begun())
+			if err == nil {
+				a.setCondition(NotListing, "")
+				continue
+			}
+			a.setCondition(NotListing, "connections are not listed, so that no rollout begins: "+err.Error())
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(again):
+			}
+		}
+	}
+}
+
+func (a *Agent) judgeThem(ctx context.Context, e *engine.Engine, begun []*underWay) error {
+	var all []flow.Tuple
+	err := conntrack.List(ctx, a.net.ns, func(c conntrack.Conn) {
+		if !c.Over() {
+			all = append(all, c.Tuple())
+		}
+	})
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return w.Run(ctx) })
-	group.Go(func() error { return socket.Serve(ctx, l, log) })
-	return group.Wait()
+	now := time.Now()
+	for _, t := range all {
+		a.feed.rolls.judgeLiving(e, t, now, begun)
+	}
+	a.feed.rolls.judged(begun)
+	return nil
 }
 
 // seen tells the log of flows what the kernel said of denials.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ringfence-project/ringfence/api/v1alpha1"
@@ -27,8 +28,47 @@ const lookAgain = 5 * time.Second
 // is in force until then.
 const startsWithin = 15 * time.Second
 
+// recallWithin is how long the API is asked for the last report once it answers otherwise: then pods wait for it.
+const recallWithin = 10 * time.Second
+
+// recall reads what the agent before this one reported of rollouts. Without it, whoever is in a cohort is judged by a
+// candidate only once the living connections have been judged again.
+func (a *Agent) recall(ctx context.Context) error {
+	defer close(a.recalled)
+	var end <-chan time.Time
+	synced := a.source.Synced()
+	for {
+		s, err := inforce.Get(ctx, a.options.Dynamic, a.options.Node)
+		switch {
+		case err == nil && s != nil:
+			a.feed.rolls.restore(*s)
+			return nil
+		case err == nil || ctx.Err() != nil:
+			return nil
+		case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
+			a.log.Warn("the last report may not be read", "error", err)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-end:
+			a.log.Warn("the last report could not be read", "error", err)
+			return nil
+		case <-synced:
+			synced, end = nil, time.After(recallWithin)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
 // report keeps this node's NodeEnforcement in step until ctx ends.
 func (a *Agent) report(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.recalled:
+	}
 	starts := time.NewTimer(startsWithin)
 	defer starts.Stop()
 	for late := false; !late && a.notReady() != ""; {
@@ -41,7 +81,7 @@ func (a *Agent) report(ctx context.Context) error {
 		}
 	}
 	a.wakeReporter()
-	r := inforce.Reporter{Client: a.options.Dynamic, Node: a.options.Node, Log: a.log, Now: a.enforcement, Nodes: a.source.NodeCount,
+	r := inforce.Reporter{Client: a.options.Dynamic, Node: a.options.Node, Log: a.log, Now: a.enforcement, Nodes: a.source.NodeCount, Wrote: a.feed.rolls.stored,
 		UID: func() string { return a.source.NodeUID(a.options.Node) }}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.keepWaking(ctx) })
@@ -80,6 +120,7 @@ func (a *Agent) enforcement() v1alpha1.NodeEnforcementStatus {
 		s.Conditions = append(s.Conditions, v1alpha1.NodeCondition{Type: c.Type, Object: c.Object, Message: c.Message, Since: metav1.NewTime(c.Since)})
 	}
 	a.feed.report(&s, time.Now().Add(-closedAfter))
+	s.Rollouts = a.feed.rolls.report()
 	return s
 }
 

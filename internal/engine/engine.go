@@ -188,6 +188,14 @@ func (e *Engine) At(a netip.Addr) cluster.Party {
 	return e.compiler.At(a)
 }
 
+// Look calls f with the compiler while what is desired stays as it is, and with it all else that an Edit's Apply changes. f
+// may only ask it, as others do meanwhile, and must not call the engine.
+func (e *Engine) Look(f func(*compile.Compiler)) {
+	e.view.RLock()
+	defer e.view.RUnlock()
+	f(e.compiler)
+}
+
 // Attribute names the rule that a denied packet fell to; false if the row is older than what is remembered.
 func (e *Engine) Attribute(d dataplane.Denial) (flow.Rule, bool) {
 	e.view.RLock()

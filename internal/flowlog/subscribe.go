@@ -5,6 +5,9 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
 // Query is which records somebody wants.
@@ -116,6 +119,28 @@ func (s *Subscription) Next(ctx context.Context) (records []*Record, lost int, e
 			return nil, 0, ErrClosed
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+// maxEnds is how many ends of connections may wait in Outcomes. They are for shares, so some may be lost.
+const maxEnds = 4096
+
+// Outcomes tells how TCP connections end, until ctx ends: between which pods, the zero Key for what is none, and whether
+// nobody had answered.
+func (l *Log) Outcomes(ctx context.Context, tell func(from, to cluster.Key, failed bool)) {
+	_, s := l.Subscribe(Query{Since: time.Now()}, maxEnds)
+	defer s.Close()
+	for {
+		all, _, err := s.Next(ctx)
+		if err != nil {
+			return
+		}
+		for _, r := range all {
+			if r.End != nil && !r.End.Unseen && r.Protocol == flow.TCP {
+				tell(cluster.Key{Namespace: r.Source.Namespace, Name: r.Source.Pod},
+					cluster.Key{Namespace: r.Destination.Namespace, Name: r.Destination.Pod}, !r.Answered)
+			}
 		}
 	}
 }

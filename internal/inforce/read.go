@@ -42,6 +42,23 @@ func List(ctx context.Context, c dynamic.Interface) (*Reports, error) {
 	return r, nil
 }
 
+// Get reads the report of one node; nil if there is none.
+func Get(ctx context.Context, c dynamic.Interface, node string) (*v1alpha1.NodeEnforcementStatus, error) {
+	u, err := c.Resource(Resource).Get(ctx, node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the report of node %s: %w", node, err)
+	}
+	r := Reports{ByNode: map[string]v1alpha1.NodeEnforcementStatus{}}
+	if err := r.set(u); err != nil {
+		return nil, err
+	}
+	report := r.ByNode[node]
+	return &report, nil
+}
+
 func (r *Reports) set(u *unstructured.Unstructured) error {
 	var report v1alpha1.NodeEnforcement
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &report); err != nil {

@@ -61,6 +61,8 @@ type Reporter struct {
 	// Now returns the report as it should be; its field Updated does not count.
 	Now func() v1alpha1.NodeEnforcementStatus
 	Log *slog.Logger
+	// Wrote is told of each report that the API has; may be nil.
+	Wrote func(v1alpha1.NodeEnforcementStatus)
 
 	written *v1alpha1.NodeEnforcementStatus
 	told    bool // that writing fails
@@ -124,6 +126,9 @@ func (r *Reporter) write(ctx context.Context) bool {
 		return false
 	}
 	r.written, r.told = &now, false
+	if r.Wrote != nil {
+		r.Wrote(now)
+	}
 	return true
 }
 

@@ -31,6 +31,15 @@ func (s Set) Mark(name string) (Set, error) {
 	return Set{strings.Join(pairs, ",")}, nil
 }
 
+// Unmarked returns the set without marks.
+func (s Set) Unmarked() Set {
+	if strings.HasPrefix(s.text, markPrefix) {
+		return Set{}
+	}
+	text, _, _ := strings.Cut(s.text, ","+markPrefix) // which is behind all characters that a key may begin with
+	return Set{text}
+}
+
 // RequireMark returns a selector of those that sel selects and that have the mark, or that do not have it. One that
 // selects nothing stays so. The error is that of Mark.
 func (sel Selector) RequireMark(name string, has bool) (Selector, error) {

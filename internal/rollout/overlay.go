@@ -16,7 +16,7 @@ import (
 //
 // Objects are set as the cluster has them; then Settle says which others change along with them, and Views say what
 // becomes of each. A pod costs what it takes to look at it alone, and where there are no Layers, nothing. It is for one
-// caller at a time, but for Views, which any number may ask between two changes.
+// caller at a time; only Has, Selects, Includes and Pod write nothing.
 type Overlay struct {
 	node     string
 	spaces   map[string]label.Set
@@ -272,6 +272,9 @@ func (o *Overlay) bottom(k cluster.Key) *policy.Policy {
 	}
 	return o.policies[k]
 }
+
+// Has reports whether a rollout is under way here.
+func (o *Overlay) Has(rollout string) bool { return o.layer(rollout) != nil }
 
 // Selects reports whether the change of a rollout that is under way selects a pod, as of the last Settle.
 func (o *Overlay) Selects(rollout string, k cluster.Key) bool {

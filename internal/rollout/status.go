@@ -264,28 +264,37 @@ func (s Status) Part(spec *Spec, state *cluster.State) Part {
 	if s.Digest != spec.Digest {
 		return p
 	}
-	switch {
-	case s.Phase == Complete:
-		p.Final = true
-	case s.Active():
-		if c, ok := s.cohort(spec); ok {
-			p.Members = c.Choose(state, spec.Name, spec.Change)
-			p.Everyone = c.Everyone()
-		}
+	p.Final = s.Phase == Complete
+	if c := s.Cohort(spec); c.Percent > 0 {
+		p.Members = c.Choose(state, spec.Name, spec.Change)
+		p.Everyone = c.Everyone()
 	}
 	return p
 }
 
-func (s Status) cohort(spec *Spec) (Cohort, bool) {
+// Cohort is who is judged by the candidate while the rollout is under way; the zero value is nobody.
+func (s Status) Cohort(spec *Spec) Cohort {
+	if s.Digest != spec.Digest || !s.Active() {
+		return Cohort{}
+	}
 	for i := min(s.Step, len(spec.Steps)-1); i >= 0; i-- {
 		switch spec.Steps[i].Kind {
 		case Enforce:
-			return spec.Steps[i].Cohort, true
+			return spec.Steps[i].Cohort
 		case Audit:
-			return Cohort{}, false
+			return Cohort{}
 		}
 	}
-	return Cohort{}, false
+	return Cohort{}
+}
+
+// Seeing is the step that evidence is of: the current one, or the last one before pauses, which go on with what was seen.
+func (s Status) Seeing(spec *Spec) int {
+	i := min(s.Step, len(spec.Steps)-1)
+	for i > 0 && spec.Steps[i].Kind == Pause {
+		i--
+	}
+	return i
 }
 
 // Everyone reports whether c chooses all pods, also those to come.

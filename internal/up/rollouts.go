@@ -14,7 +14,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/conntrack"
 	"github.com/ringfence-project/ringfence/internal/flow"
-	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/rollout/measure"
@@ -74,27 +73,6 @@ func (r *rollouts) judged(s *services) *cluster.State {
 		return j
 	}
 	return s.current()
-}
-
-// maxEnds is how many ends of connections may wait to be counted. They are for shares only, so some may be lost.
-const maxEnds = 4096
-
-// count counts how TCP connections end, until ctx ends.
-func (r *rollouts) count(ctx context.Context, log *flowlog.Log) {
-	_, s := log.Subscribe(flowlog.Query{Since: time.Now()}, maxEnds)
-	defer s.Close()
-	for {
-		all, _, err := s.Next(ctx)
-		if err != nil {
-			return
-		}
-		for _, f := range all {
-			if f.End != nil && !f.End.Unseen && f.Protocol == flow.TCP {
-				r.Ended(cluster.Key{Namespace: f.Source.Namespace, Name: f.Source.Pod},
-					cluster.Key{Namespace: f.Destination.Namespace, Name: f.Destination.Pod}, !f.Answered)
-			}
-		}
-	}
 }
 
 // Rollouts are all rollouts of an instance.

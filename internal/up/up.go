@@ -129,7 +129,7 @@ func (u *upRun) run(ctx context.Context, store *dir.Store) error {
 	parts.Go(func() { u.refresh(ctx) })
 	parts.Go(func() { u.rollouts.Run(ctx) })
 	parts.Go(func() { u.generations.keepProving(ctx) })
-	parts.Go(func() { u.rollouts.count(ctx, u.flows.log) })
+	parts.Go(func() { u.flows.log.Outcomes(ctx, u.rollouts.Ended) })
 	u.node.Keep(ctx, desired, u.applied)
 	parts.Wait()
 	return errors.Join(<-failed, <-failed, <-failed, <-failed)

@@ -77,7 +77,7 @@ func (d *Driver) updateJudge(r *driven, bottom *cluster.State, all []*driven) er
 	if r.judge == nil {
 		r.judge = judge.New(r.spec.Name, compile.Options{})
 		r.judge.Selected = func(k cluster.Key) bool { return r.selected[k] }
-		r.judge.Judged = func(k cluster.Key) bool { return r.part.Includes(k) }
+		r.judge.Judged = func(k cluster.Key) bool { return r.selected[k] && r.part.Includes(k) }
 	}
 	var beside []rollout.Part
 	for _, o := range all {

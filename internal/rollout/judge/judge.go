@@ -25,7 +25,7 @@ type Judge struct {
 	Audit bool
 	// Selected reports whether the rollout's change selects a pod.
 	Selected func(cluster.Key) bool
-	// Judged reports whether a pod that is selected is judged by the candidate.
+	// Judged reports whether the change selects a pod, and it is judged by the candidate.
 	Judged func(cluster.Key) bool
 }
 
@@ -97,7 +97,7 @@ func (j *Judge) Saw(e *rollout.Evidence, c Connection) (diff *Difference, first 
 		return nil, false
 	}
 	for _, end := range []*cluster.Endpoint{from, to} {
-		if end != nil && j.Selected(end.Key) && (j.Audit || j.Judged(end.Key)) {
+		if end != nil && (j.Judged(end.Key) || j.Audit) && j.Selected(end.Key) {
 			e.Saw(rollout.Workload(end))
 		}
 	}
@@ -145,7 +145,7 @@ func ruleText(d flow.Decision) string {
 
 // Ended adds to the evidence how a TCP connection between two pods ended; failed: nobody answered. The zero Key is no pod.
 func (j *Judge) Ended(e *rollout.Evidence, from, to cluster.Key, failed bool) {
-	if j.Selected(from) && j.Judged(from) || j.Selected(to) && j.Judged(to) {
+	if j.Judged(from) || j.Judged(to) {
 		e.Cohort.Add(failed)
 	} else {
 		e.Rest.Add(failed)

@@ -32,7 +32,8 @@ func TestFindingsAreWhatTheReferenceSays(t *testing.T) {
 			part.Members[e.Key] = rapid.Bool().Draw(t, "member")
 		}
 		j := New("r", compile.Options{})
-		j.Selected, j.Judged = func(k cluster.Key) bool { return selected[k] }, part.Includes
+		j.Selected = func(k cluster.Key) bool { return selected[k] }
+		j.Judged = func(k cluster.Key) bool { return selected[k] && part.Includes(k) }
 		if err := j.Update(s, change, nil); err != nil {
 			t.Fatal(err)
 		}
