@@ -100,13 +100,22 @@ func (r *rollouts) take(b kube.Batch) change {
 	r.see.Lock()
 	stale = stale || r.stale
 	r.stale, r.taken = false, true
+	isNone := !stale && len(r.all)+len(r.now) == 0
 	r.see.Unlock()
 	if stale {
 		r.plan()
 	}
 	pods, policies := r.overlay.Settle()
 	r.mu.Unlock()
-	c := change{pods: pods, policies: policyEdits(r.overlay.InForce(), b, policies)}
+	c := change{pods: pods, policies: policyEdits(r.overlay.InForce(), b, policies), apply: func() {}, done: func() {}}
+	if !isNone {
+		r.change(&c, b, policies, stale)
+	}
+	return c
+}
+
+// change is the rest of take, for when there is a rollout under way, or was.
+func (r *rollouts) change(c *change, b kube.Batch, policies []cluster.Key, stale bool) {
 	var edits []func()
 	next := r.underWay()
 	for _, u := range next {
@@ -114,12 +123,11 @@ func (r *rollouts) take(b kube.Batch) change {
 			edits = append(edits, edit)
 		}
 	}
-	c.apply, c.done = func() { r.apply(next, edits) }, func() {}
+	c.apply = func() { r.apply(next, edits) }
 	if stale {
 		in := r.tuples()
 		c.done = func() { r.done(in) }
 	}
-	return c
 }
 
 // pod returns a pod as policies are to see it, as of the last take.
@@ -322,9 +330,6 @@ func (r *rollouts) everything(v rollout.View) edits {
 func (r *rollouts) apply(next []*underWay, edits []func()) {
 	for _, edit := range edits {
 		edit()
-	}
-	if len(next)+len(r.now) == 0 {
-		return
 	}
 	r.see.Lock()
 	defer r.see.Unlock()

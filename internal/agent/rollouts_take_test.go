@@ -1,0 +1,256 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/ringfence-project/ringfence/api/v1alpha1"
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/cluster/clustertest"
+	"github.com/ringfence-project/ringfence/internal/compile"
+	"github.com/ringfence-project/ringfence/internal/eval"
+	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
+)
+
+// follower is what an agent does with what the API says, without an API and a kernel.
+type follower struct {
+	*rollouts
+	node    string
+	state   *cluster.State
+	records map[string]*record.Record
+	engine  *compile.Compiler
+}
+
+func newFollower(node string) *follower {
+	empty, _ := cluster.NewState(cluster.Objects{})
+	f := &follower{rollouts: newRollouts(node), node: node, state: empty, records: map[string]*record.Record{}, engine: compile.New(compile.Options{Node: node})}
+	f.watches(true)
+	return f
+}
+
+// to goes to another state and other rollouts.
+func (f *follower) to(s *cluster.State, records map[string]*record.Record) {
+	b := kube.Batch{Pods: map[cluster.Key]*kube.Pod{}, Namespaces: map[string]*cluster.Namespace{}, Nodes: map[string]*cluster.Node{},
+		Policies: map[kube.PolicyKey]*kube.Policy{}, Rollouts: map[string]*record.Record{}, Ranges: s.PodRanges(), RangesChanged: true}
+	for _, e := range f.state.Endpoints() {
+		b.Pods[e.Key] = nil
+	}
+	for _, e := range s.Endpoints() {
+		b.Pods[e.Key] = &kube.Pod{Endpoint: e}
+	}
+	for _, n := range f.state.Namespaces() {
+		b.Namespaces[n.Name] = nil
+	}
+	for _, n := range s.Namespaces() {
+		b.Namespaces[n.Name] = &n
+	}
+	for _, n := range f.state.Nodes() {
+		b.Nodes[n.Name] = nil
+	}
+	for _, n := range s.Nodes() {
+		b.Nodes[n.Name] = &n
+	}
+	for _, p := range f.state.Policies() {
+		b.Policies[cluster.Key{Namespace: p.Namespace, Name: p.Name}] = nil
+	}
+	for _, p := range s.Policies() {
+		b.Policies[cluster.Key{Namespace: p.Namespace, Name: p.Name}] = &kube.Policy{Policy: p}
+	}
+	for name := range f.records {
+		b.Rollouts[name] = nil
+	}
+	maps.Copy(b.Rollouts, records)
+	f.state, f.records = s, records
+	f.put(b)
+}
+
+// put does what the feed and the engine do with a batch.
+func (f *follower) put(b kube.Batch) {
+	c := f.take(b)
+	x := edits{batch: b, policies: c.policies}
+	for key, p := range b.Pods {
+		if p == nil {
+			x.pods = append(x.pods, podEdit{key: key})
+		} else {
+			x.pods = append(x.pods, podEdit{key: key, pod: f.pod(key)})
+		}
+	}
+	for _, key := range c.pods {
+		x.pods = append(x.pods, podEdit{key: key, pod: f.pod(key)})
+	}
+	x.apply(f.engine)
+	f.engine.Flush()
+	c.apply()
+	c.done()
+}
+
+// settle is what happens then: living connections are judged, and perhaps the API takes the report.
+func (f *follower) settle(stored bool) {
+	f.judged(f.begun())
+	if stored {
+		f.stored(v1alpha1.NodeEnforcementStatus{Rollouts: f.report()})
+	}
+	f.put(kube.Batch{})
+}
+
+// drawRecord draws a rollout that touches none of the policies that are taken, and returns those that it touches.
+func drawRecord(t *rapid.T, name string, s *cluster.State, taken []rollout.Ref) (*record.Record, []rollout.Ref) {
+	policies, removed := clustertest.Candidates(t, s)
+	used := slices.Clone(taken)
+	var c rollout.Change
+	for _, p := range policies {
+		if !slices.Contains(used, rollout.RefOf(p)) {
+			c.Policies, used = append(c.Policies, p), append(used, rollout.RefOf(p))
+		}
+	}
+	for _, p := range removed {
+		if !slices.Contains(used, rollout.RefOf(p)) {
+			c.Remove = append(c.Remove, rollout.RefOf(p))
+		}
+	}
+	digest := fmt.Sprint("d", rapid.IntRange(0, 1<<30).Draw(t, "digest"))
+	spec := &rollout.Spec{Name: name, Change: c, Digest: digest, Steps: []rollout.Step{{Kind: rollout.Audit},
+		{Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: rapid.SampledFrom([]int{1, 40, 100}).Draw(t, "percent"), Nodes: []string{"n1"}}},
+		{Kind: rollout.Pause}, {Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: rapid.SampledFrom([]int{1, 40, 100}).Draw(t, "percent")}}}}
+	r := &record.Record{Name: name, Spec: spec, Digest: digest, Status: rollout.Status{Rollout: name, Digest: digest, Revision: rapid.IntRange(1, 2).Draw(t, "revision"),
+		Phase: rapid.SampledFrom([]rollout.Phase{rollout.Progressing, rollout.Progressing, rollout.Paused, rollout.Complete, rollout.RolledBack}).Draw(t, "phase"),
+		Step:  rapid.IntRange(0, 3).Draw(t, "step")}}
+	if r.Status.Phase == rollout.Complete {
+		r.Complete = &record.Finished{Change: c, Digest: digest, At: time.Unix(int64(len(taken)), 0)}
+	}
+	switch rapid.IntRange(0, 5).Draw(t, "edited") {
+	case 0: // and nobody has followed yet
+		r.Digest = "another"
+		edited := *spec
+		edited.Digest, edited.Policies = "another", nil
+		r.Spec = &edited
+	case 1: // into what cannot be used
+		r.Digest, r.Spec = "bad", nil
+	}
+	return r, c.Touches()
+}
+
+// moved draws other steps for rollouts.
+func moved(t *rapid.T, records map[string]*record.Record) map[string]*record.Record {
+	now := map[string]*record.Record{}
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		x := *records[name]
+		x.Status.Step = rapid.IntRange(0, 3).Draw(t, "step")
+		now[name] = &x
+	}
+	return now
+}
+
+// TestTakeIsRewrite: whatever the API says one after the other, what the agent's engine has in force equals the reference's
+// verdict of the whole state rewritten by the stored statuses, for every connection with an end on the node; and never more
+// before the living connections are judged and that is stored. The judges judge by the same without the candidate, and with
+// it for everyone.
+func TestTakeIsRewrite(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := clustertest.State(t)
+		f := newFollower(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node"))
+		records := map[string]*record.Record{}
+		for range 5 {
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			case 0, 1:
+				a, taken := drawRecord(t, "a", s, nil)
+				b, _ := drawRecord(t, "b", s, taken)
+				records = map[string]*record.Record{"a": a, "b": b}
+			case 2:
+				records = moved(t, records)
+			default:
+				s = clustertest.Mutate(t, s)
+			}
+			f.to(s, records)
+			f.check(t)
+			if rapid.Bool().Draw(t, "settle") {
+				f.settle(rapid.Bool().Draw(t, "stored"))
+				f.check(t)
+			}
+		}
+	})
+}
+
+func (f *follower) check(t *rapid.T) {
+	t.Helper()
+	var all []record.Record
+	for _, name := range slices.Sorted(maps.Keys(f.records)) {
+		all = append(all, *f.records[name])
+	}
+	bottom := rewrite(t, f.state, record.Finals(all)...)
+	parts := map[string]rollout.Part{}
+	for _, x := range all {
+		u := f.all[x.Name]
+		isUnderWay := x.Spec != nil && x.Status.Active() && x.Digest == x.Status.Digest
+		if isUnderWay != (u != nil) {
+			t.Fatalf("rollout %s: %s of %s, and the spec is %s: judged %v", x.Name, x.Status.Phase, x.Status.Digest, x.Digest, u != nil)
+		}
+		if isUnderWay && u.living && u.stored {
+			parts[x.Name] = x.Status.Part(x.Spec, bottom)
+		}
+	}
+	f.compare(t, "in force", f.engine, rewrite(t, bottom, values(parts, "")...))
+	for _, u := range f.now {
+		f.compare(t, u.name+" before", u.judge.Before, rewrite(t, bottom, values(parts, u.name)...))
+		everyone := rollout.Part{Name: u.name, Change: f.records[u.name].Spec.Change, Everyone: true}
+		f.compare(t, u.name+" after", u.judge.After, rewrite(t, bottom, append(values(parts, u.name), everyone)...))
+	}
+	for _, n := range f.report() {
+		x := f.records[n.Name]
+		isHeld := x.Status.Active() && (f.all[n.Name] == nil || parts[n.Name].Name == "" && x.Status.Cohort(x.Spec).Percent > 0)
+		if n.InForce == isHeld {
+			t.Fatalf("rollout %s: held %v, and reported is %+v", n.Name, isHeld, n)
+		}
+	}
+}
+
+// values are the parts but one's, by name.
+func values(parts map[string]rollout.Part, but string) []rollout.Part {
+	var all []rollout.Part
+	for _, name := range slices.Sorted(maps.Keys(parts)) {
+		if name != but {
+			all = append(all, parts[name])
+		}
+	}
+	return all
+}
+
+func rewrite(t *rapid.T, s *cluster.State, parts ...rollout.Part) *cluster.State {
+	out, err := rollout.Rewrite(s, parts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (f *follower) compare(t *rapid.T, what string, c *compile.Compiler, want *cluster.State) {
+	t.Helper()
+	for range 8 {
+		tuple := want.Resolve(clustertest.Tuple(t, want)).Tuple()
+		if got, ref := c.Decide(tuple).Verdict, f.reference(want, tuple); got != ref {
+			t.Fatalf("%s: %s: %s, and the reference says %s", what, tuple, got, ref)
+		}
+	}
+}
+
+// reference is what the reference evaluator says of the sides of a connection that are on the node.
+func (f *follower) reference(s *cluster.State, t flow.Tuple) flow.Verdict {
+	d := eval.Evaluate(s, s.Resolve(t))
+	for _, x := range []struct {
+		side *eval.Side
+		pod  *cluster.Endpoint
+	}{{d.Egress, d.Connection.From.Endpoint}, {d.Ingress, d.Connection.To.Endpoint}} {
+		if x.side != nil && x.side.Verdict == flow.Deny && x.pod != nil && x.pod.Node == f.node {
+			return flow.Deny
+		}
+	}
+	return flow.Allow
+}
