@@ -32,6 +32,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/loopback"
 	"github.com/ringfence-project/ringfence/internal/netns"
 	"github.com/ringfence-project/ringfence/internal/podnet"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
@@ -348,11 +349,11 @@ func TestRangesFromRoutes(t *testing.T) {
 }
 
 func TestMetricsAreForThisMachineOnly(t *testing.T) {
-	if l, err := listen(t.Context(), "0.0.0.0:0"); err == nil {
+	if l, err := loopback.Listen(t.Context(), "0.0.0.0:0"); err == nil {
 		l.Close()
 		t.Error("everybody may ask")
 	}
-	l, err := listen(t.Context(), "127.0.0.1:0")
+	l, err := loopback.Listen(t.Context(), "127.0.0.1:0")
 	must(t, err)
 	l.Close()
 }
