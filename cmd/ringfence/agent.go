@@ -2,15 +2,12 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ringfence-project/ringfence/internal/agent"
 	"github.com/ringfence-project/ringfence/internal/up"
@@ -24,14 +21,13 @@ const agentMemory = "/run/ringfence/kept"
 
 // agentFlags are what `ringfence agent` can be told.
 type agentFlags struct {
-	node, kubeconfig string
-	podCIDRs         []string
-	unknown          string
-	loadClosed       bool
-	listen           string
-	flows            bool
-	logLevel         string
-	logFormat        string
+	processFlags
+	node       string
+	podCIDRs   []string
+	unknown    string
+	loadClosed bool
+	listen     string
+	flows      bool
 }
 
 func newAgent() *cobra.Command {
@@ -58,14 +54,12 @@ the first pod starts.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.node, "node", os.Getenv("NODE_NAME"), "name of this node's object (default $NODE_NAME)")
 	flags.Lookup("node").DefValue = ""
-	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the API; without it, as pods do")
+	f.flags(cmd)
 	flags.StringSliceVar(&f.podCIDRs, "pod-cidrs", nil, "prefixes that this node's pods get their addresses from (default: what the Node object says)")
 	flags.StringVar(&f.unknown, "unknown-pods", "deny", "deny or allow what pods send and get that the agent does not know yet")
 	flags.BoolVar(&f.loadClosed, "load-closed", false, "put in force that unknown pods are closed, and end")
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:9470", "loopback address for metrics and health")
 	flags.BoolVar(&f.flows, "flows", true, "keep the last flows, bounded, for \"ringfence flows --name agent\" in the agent's container")
-	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
 }
 
@@ -87,7 +81,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if f.node == "" {
 		return fmt.Errorf("--node is missing: the name of this node's object, as kubectl get nodes shows it")
 	}
-	config, err := f.config()
+	config, err := f.config("ringfence-agent")
 	if err != nil {
 		return err
 	}
@@ -121,31 +115,6 @@ func (f *agentFlags) load(cmd *cobra.Command, cidrs []netip.Prefix) error {
 		fmt.Fprintln(cmd.OutOrStdout(), "closed")
 	}
 	return nil
-}
-
-func (f *agentFlags) config() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("find the API: %w", err)
-	}
-	config.UserAgent = "ringfence-agent"
-	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
-	return config, nil
-}
-
-func (f *agentFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn and error", f.logLevel)
-	}
-	o := &slog.HandlerOptions{Level: level}
-	switch f.logFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), o)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), o)), nil
-	}
-	return nil, fmt.Errorf("--log-format: %q is neither text nor json", f.logFormat)
 }
 
 func prefixes(texts []string) ([]netip.Prefix, error) {

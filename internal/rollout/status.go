@@ -159,6 +159,16 @@ func (s Status) Refuse(digest, why string, now time.Time) Status {
 	return s
 }
 
+// Fail rolls a rollout that is under way back, as what it says cannot be put in force.
+func (s Status) Fail(why string, now time.Time) Status {
+	if !s.Active() {
+		return s
+	}
+	s = s.clone()
+	s.enter(now, RolledBack, "", why)
+	return s
+}
+
 // Tick lets time pass: it judges what was seen, and goes on, pauses or rolls back. spec is the one that the status is
 // about; with another one nothing happens.
 func (s Status) Tick(spec *Spec, h Health, now time.Time) Status {

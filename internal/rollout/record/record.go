@@ -163,6 +163,10 @@ func Finals(all []Record) []rollout.Part {
 	return parts
 }
 
+func sortByName(all []Record) {
+	slices.SortFunc(all, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
+}
+
 // Blocker names a rollout among all that is under way and touches a policy that r touches too; "" if there is none.
 func (r Record) Blocker(all []Record) string {
 	if r.Spec == nil {

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/ringfence-project/ringfence/internal/controller"
+)
+
+// inClusterNamespace is where a pod finds the name of its namespace.
+const inClusterNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+func newController() *cobra.Command {
+	var s processFlags
+	var namespace, listen string
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Drive the PolicyRollouts of a Kubernetes cluster",
+		Long: `Drive the PolicyRollouts of a Kubernetes cluster: sum up what the agents report, let time pass, and write into the objects'
+statuses what follows. Of several controllers one leads, by the Lease ringfence-controller. While none does, every
+rollout stays as it is; people's commands work all the same.
+
+Metrics (/metrics) and health (/healthz, /readyz) are served on a loopback address only.`,
+		Example: "  ringfence controller --kubeconfig ~/.kube/config --namespace ringfence-system",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := s.logger(cmd)
+			if err != nil {
+				return err
+			}
+			config, err := s.config("ringfence-controller")
+			if err != nil {
+				return err
+			}
+			client, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				return fmt.Errorf("make a client of the API: %w", err)
+			}
+			objects, err := dynamic.NewForConfig(config)
+			if err != nil {
+				return fmt.Errorf("make a client of the API: %w", err)
+			}
+			return controller.Run(cmd.Context(), controller.Options{Client: client, Dynamic: objects, Namespace: leaseNamespace(namespace),
+				Identity: identity(), Listen: listen, Log: log})
+		},
+	}
+	s.flags(cmd)
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of the Lease (default: the pod's own, else ringfence-system)")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:9471", "loopback address for metrics and health")
+	return cmd
+}
+
+func leaseNamespace(given string) string {
+	own, _ := os.ReadFile(inClusterNamespace) // there is none outside of a pod
+	return cmp.Or(given, strings.TrimSpace(string(own)), "ringfence-system")
+}
+
+// identity tells this process from all other controllers.
+func identity() string {
+	name, _ := os.Hostname() // without it the rest is still one of a kind
+	return name + "-" + rand.String(10)
+}
