@@ -190,6 +190,9 @@ force for all pods, and rollouts that are under way are aborted. What files and 
 		if len(args) > 0 {
 			return fmt.Errorf("--to is about all policies: leave out %s", args[0])
 		}
+		if cmd.Flags().Changed("kubeconfig") || cmd.Flags().Changed("context") || isPlugin(cmd) {
+			return fmt.Errorf("--to is for what \"ringfence up\" runs: a cluster's API keeps no earlier generations")
+		}
 		i, err := instanceOf(cmd)
 		if err != nil {
 			return err

@@ -13,7 +13,6 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
-	"github.com/ringfence-project/ringfence/internal/runtime"
 	"github.com/ringfence-project/ringfence/internal/up"
 )
 
@@ -21,8 +20,12 @@ func newRollout() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollout",
 		Short: "Show and steer changes of policies that are put in force step by step",
-		Long: `Show and steer the PolicyRollouts of a running instance: changes of policies that are shown against live traffic, put in
-force for a few pods first, watched, and undone by themselves when they hurt.`,
+		Long: `Show and steer PolicyRollouts: changes of policies that are shown against live traffic, put in force for a few pods first,
+watched, and undone by themselves when they hurt. They are those of a running instance or, with --kubeconfig or --context
+and as kubectl's plugin, of a cluster.
+
+On a cluster, status and history need the right to get and list policyrollouts.ringfence.dev, and all others to update
+policyrollouts/status. They do what they say also while no controller runs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -44,7 +47,7 @@ What was accepted does not pause or roll back the rollout again.`},
 }
 
 func newRolloutCommand(c rollout.Command, short, long string) *cobra.Command {
-	var flags instanceFlags
+	var flags rolloutFlags
 	cmd := &cobra.Command{
 		Use:     string(c) + " [NAME]",
 		Short:   short,
@@ -52,11 +55,11 @@ func newRolloutCommand(c rollout.Command, short, long string) *cobra.Command {
 		Example: "  ringfence rollout " + string(c) + " lockdown",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := flags.instance()
+			from, err := flags.source(cmd)
 			if err != nil {
 				return err
 			}
-			_, chosen, err := chooseRollouts(cmd.Context(), i, args)
+			_, chosen, err := chooseRollouts(cmd.Context(), from, args)
 			if err != nil {
 				return err
 			}
@@ -64,10 +67,10 @@ func newRolloutCommand(c rollout.Command, short, long string) *cobra.Command {
 				return fmt.Errorf("there are %d rollouts: name one", len(chosen))
 			}
 			name := chosen[0].Rollout
-			if err := up.Command(cmd.Context(), i, name, c); err != nil {
+			if err := from.do(cmd.Context(), name, c); err != nil {
 				return err
 			}
-			if _, chosen, err = chooseRollouts(cmd.Context(), i, []string{name}); err != nil {
+			if _, chosen, err = chooseRollouts(cmd.Context(), from, []string{name}); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), headline(chosen[0]))
@@ -79,8 +82,8 @@ func newRolloutCommand(c rollout.Command, short, long string) *cobra.Command {
 }
 
 // chooseRollouts returns all rollouts, and those that args name, or all that there are now.
-func chooseRollouts(ctx context.Context, i runtime.Instance, args []string) (up.Rollouts, []driver.View, error) {
-	all, err := up.ReadRollouts(ctx, i)
+func chooseRollouts(ctx context.Context, from rolloutSource, args []string) (up.Rollouts, []driver.View, error) {
+	all, err := from.read(ctx)
 	if err != nil {
 		return all, nil, err
 	}
@@ -92,11 +95,11 @@ func chooseRollouts(ctx context.Context, i runtime.Instance, args []string) (up.
 			return all, []driver.View{v}, nil
 		}
 	}
-	return all, nil, fmt.Errorf("instance %s has no rollout %s; \"ringfence rollout status\" lists them", i.Name, args[0])
+	return all, nil, fmt.Errorf("%s has no rollout %s; \"ringfence rollout status\" lists them", from, args[0])
 }
 
 func newRolloutStatus() *cobra.Command {
-	var flags instanceFlags
+	var flags rolloutFlags
 	var output string
 	var watch bool
 	cmd := &cobra.Command{
@@ -105,13 +108,14 @@ func newRolloutStatus() *cobra.Command {
 		Long: `Show where rollouts are, what was found, and for which pods they are in force. With --watch, go on until all of them
 are over.
 
-Exit code 1 if one was rolled back, aborted or undone, is paused by what was found, or is under way while nobody drives it,
-or if "undo --to" returned to an earlier generation.`,
+Exit code 1 if one was rolled back, aborted or undone, is paused by what was found, has an error, or is under way while
+nobody drives it, or if "undo --to" returned to an earlier generation.`,
 		Example: `  ringfence rollout status -w
-  ringfence rollout status lockdown -o json`,
+  ringfence rollout status lockdown -o json
+  kubectl ringfence rollout status lockdown -w`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := flags.instance()
+			from, err := flags.source(cmd)
 			if err != nil {
 				return err
 			}
@@ -119,9 +123,9 @@ or if "undo --to" returned to an earlier generation.`,
 				if output != "text" {
 					return fmt.Errorf("--watch is for people: leave out -o %s", output)
 				}
-				return watchRollouts(cmd, i, args)
+				return watchRollouts(cmd, from, args)
 			}
-			all, chosen, err := chooseRollouts(cmd.Context(), i, args)
+			all, chosen, err := chooseRollouts(cmd.Context(), from, args)
 			if err != nil {
 				return err
 			}
@@ -129,11 +133,11 @@ or if "undo --to" returned to an earlier generation.`,
 				if all.Returned != nil {
 					fmt.Fprintln(cmd.OutOrStdout(), returnedText(all.Returned))
 				}
-				err = printRollouts(cmd.OutOrStdout(), chosen, all.Driven)
+				err = printRollouts(cmd.OutOrStdout(), chosen, from.drivenBy(all.Driven))
 			} else {
 				err = encode(cmd.OutOrStdout(), output, up.Rollouts{Driven: all.Driven, Now: chosen, Returned: all.Returned})
 			}
-			if err == nil && (all.Returned != nil || !allWell(chosen, all.Driven)) {
+			if err == nil && (all.Returned != nil || !allWell(chosen, from.drivenBy(all.Driven))) {
 				return failed{}
 			}
 			return err
@@ -151,9 +155,9 @@ func returnedText(r *up.Return) string {
 }
 
 // allWell reports whether nobody has to look at any of them.
-func allWell(views []driver.View, driven bool) bool {
+func allWell(views []driver.View, by drivenBy) bool {
 	for _, v := range views {
-		if rolloutTrouble(v, driven) != "" {
+		if rolloutTrouble(v, by) != "" {
 			return false
 		}
 	}
@@ -161,11 +165,11 @@ func allWell(views []driver.View, driven bool) bool {
 }
 
 // rolloutTrouble says why somebody should look at a rollout; "" if nobody has to.
-func rolloutTrouble(v driver.View, driven bool) string {
+func rolloutTrouble(v driver.View, by drivenBy) string {
 	switch {
-	case v.Active() && !driven:
-		return "under way, but nobody drives it: it stays as it is until \"ringfence up\" goes on"
-	case v.Phase == rollout.RolledBack, v.Phase == rollout.Paused && v.By == rollout.ByAnalysis:
+	case v.Active() && by.nobody:
+		return "under way, but nobody drives it: it stays as it is until " + by.who + " goes on"
+	case v.Phase == rollout.Invalid, v.Phase == rollout.RolledBack, v.Phase == rollout.Paused && v.By == rollout.ByAnalysis:
 		return fmt.Sprintf("%s: %s", phaseText(v), v.Reason)
 	case v.Phase == rollout.Aborted, v.Phase == rollout.Undone:
 		return fmt.Sprintf("%s: what was before is in force", phaseText(v))
@@ -187,16 +191,16 @@ func phaseText(v driver.View) string {
 // watchEvery is how often a watched status is looked at.
 const watchEvery = 500 * time.Millisecond
 
-func watchRollouts(cmd *cobra.Command, i runtime.Instance, args []string) error {
+func watchRollouts(cmd *cobra.Command, from rolloutSource, args []string) error {
 	out := cmd.OutOrStdout()
 	last := ""
 	for {
-		all, chosen, err := chooseRollouts(cmd.Context(), i, args)
+		all, chosen, err := chooseRollouts(cmd.Context(), from, args)
 		if err != nil {
 			return err
 		}
 		var text strings.Builder
-		if err := printRollouts(&text, chosen, all.Driven); err != nil {
+		if err := printRollouts(&text, chosen, from.drivenBy(all.Driven)); err != nil {
 			return err
 		}
 		switch {
@@ -212,7 +216,7 @@ func watchRollouts(cmd *cobra.Command, i runtime.Instance, args []string) error 
 			over = over && v.Over()
 		}
 		if over || !all.Driven {
-			if !allWell(chosen, all.Driven) {
+			if !allWell(chosen, from.drivenBy(all.Driven)) {
 				return failed{}
 			}
 			return nil
@@ -234,7 +238,7 @@ func headline(v driver.View) string {
 	return text
 }
 
-func printRollouts(w io.Writer, views []driver.View, driven bool) error {
+func printRollouts(w io.Writer, views []driver.View, by drivenBy) error {
 	if len(views) == 0 {
 		_, err := fmt.Fprintln(w, "no rollouts")
 		return err
@@ -243,18 +247,18 @@ func printRollouts(w io.Writer, views []driver.View, driven bool) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		if err := printRollout(w, v, driven); err != nil {
+		if err := printRollout(w, v, by); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func printRollout(w io.Writer, v driver.View, driven bool) error {
+func printRollout(w io.Writer, v driver.View, by drivenBy) error {
 	head := headline(v)
 	if colours(w) {
 		c := color.FgGreen
-		if rolloutTrouble(v, driven) != "" {
+		if rolloutTrouble(v, by) != "" {
 			c = color.FgRed
 		}
 		painter := color.New(c)
@@ -267,13 +271,16 @@ func printRollout(w io.Writer, v driver.View, driven bool) error {
 		fmt.Fprintf(t, "  why\t%s\n", v.Reason)
 	}
 	if v.Active() {
-		if !driven {
-			fmt.Fprintln(t, "  frozen\tnobody drives it; \"ringfence up\" goes on")
+		if by.nobody {
+			fmt.Fprintf(t, "  frozen\tnobody drives it; %s goes on\n", by.who)
 		}
 		if v.For > 0 {
 			fmt.Fprintf(t, "  watched\t%s of %s\n", min(v.Watched, v.For).Truncate(time.Second), v.For)
 		}
-		fmt.Fprintf(t, "  cohort\t%d of %d pods%s\n", len(v.Cohort), v.Selected, listed(v.Cohort))
+		fmt.Fprintf(t, "  cohort\t%d of %d pods%s\n", max(len(v.Cohort), v.Size), v.Selected, listed(v.Cohort))
+	}
+	if v.Nodes != "" {
+		fmt.Fprintf(t, "  nodes\t%s\n", v.Nodes)
 	}
 	for _, q := range v.Queries {
 		fmt.Fprintf(t, "  query\t%s\n", q)
@@ -286,9 +293,11 @@ func printRollout(w io.Writer, v driver.View, driven bool) error {
 		fmt.Fprintf(t, "  seen\t%s\n", seen)
 	}
 	if v.Phase == rollout.Complete {
-		if len(v.Differs) > 0 {
+		if by.cluster {
+			fmt.Fprintln(t, "  in force\tfor everyone, for as long as the rollout exists")
+		} else if len(v.Differs) > 0 {
 			fmt.Fprintf(t, "  beyond the files\t%s; before you remove the rollout, write the same there\n", strings.Join(v.Differs, ", "))
-		} else if driven {
+		} else if !by.nobody {
 			fmt.Fprintln(t, "  as the files say\tthe rollout can be removed")
 		}
 	}
@@ -328,7 +337,7 @@ func findingWord(f rollout.Finding) string {
 }
 
 func newRolloutHistory() *cobra.Command {
-	var flags instanceFlags
+	var flags rolloutFlags
 	var output string
 	cmd := &cobra.Command{
 		Use:     "history [NAME]",
@@ -336,11 +345,11 @@ func newRolloutHistory() *cobra.Command {
 		Example: "  ringfence rollout history lockdown",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := flags.instance()
+			from, err := flags.source(cmd)
 			if err != nil {
 				return err
 			}
-			all, err := up.ReadRollouts(cmd.Context(), i)
+			all, err := from.read(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -351,7 +360,7 @@ func newRolloutHistory() *cobra.Command {
 				}
 			}
 			if len(chosen) == 0 && len(args) > 0 {
-				return fmt.Errorf("instance %s has and had no rollout %s", i.Name, args[0])
+				return fmt.Errorf("%s has and had no rollout %s", from, args[0])
 			}
 			if output != "text" {
 				return encode(cmd.OutOrStdout(), output, chosen)

@@ -160,7 +160,7 @@ func (s *instanceStatus) judge() {
 		bad("%s", returnedText(s.Returned))
 	}
 	for _, v := range s.Rollouts {
-		if why := rolloutTrouble(v, s.driven); why != "" {
+		if why := rolloutTrouble(v, drivenBy{who: upGoesOn, nobody: !s.driven}); why != "" {
 			bad("rollout %s is %s", v.Rollout, why)
 		}
 	}

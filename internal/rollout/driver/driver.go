@@ -247,6 +247,10 @@ type View struct {
 	Selected int           `json:"selected"`         // pods that the change selects
 	Cohort   []string      `json:"cohort,omitempty"` // pods that are judged by the candidate
 	InForce  bool          `json:"inForce"`          // what the status says is in force
+	// Nodes says, of a cluster, on how many of the nodes that matter it is in force, and Size how many pods the cohort has,
+	// which are not listed there.
+	Nodes string `json:"nodes,omitempty"`
+	Size  int    `json:"cohortSize,omitempty"`
 	// Differs are the policies that are in force by this rollout, as it is complete, and that the files say otherwise.
 	Differs []string `json:"differs,omitempty"`
 	// Queries are the analysis' queries and their newest answers, while the rollout is under way.
