@@ -92,6 +92,29 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// The controller needs the API and nothing else.
+func TestRightsOfTheController(t *testing.T) {
+	d := object[appsv1.Deployment](t, "Deployment", nil)
+	pod := d.Spec.Template.Spec
+	s := pod.Containers[0].SecurityContext
+	if *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != "RuntimeDefault" ||
+		!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 || len(pod.Volumes) > 0 || pod.HostPID || pod.HostIPC {
+		t.Errorf("it has the rights %+v", s)
+	}
+	if !pod.HostNetwork {
+		t.Error("a policy can come between it and the API")
+	}
+	if *d.Spec.Replicas != 2 || pod.Containers[0].Resources.Limits.Memory().IsZero() || d.Spec.Selector.MatchLabels["app.kubernetes.io/name"] == "ringfence" {
+		t.Errorf("it is %+v", d.Spec)
+	}
+	for what, v := range map[string]values{"uninstall": variants["uninstall"], "none wanted": {"controller": values{"replicas": 0}}} {
+		objects, _, err := render(dir, v)
+		if err != nil || slices.ContainsFunc(objects, func(o string) bool { return strings.Contains(o, "\nkind: Deployment\n") }) {
+			t.Errorf("%s: there is a controller, or %v", what, err)
+		}
+	}
+}
+
 func TestRolesOnlyReadAndReport(t *testing.T) {
 	for _, rule := range object[rbacv1.ClusterRole](t, "ClusterRole", nil).Rules {
 		writes := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v != "list" && v != "watch" && v != "get" })

@@ -8,6 +8,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
+{{- /* Not the agents' name, which their DaemonSet selects by. */ -}}
+{{- define "ringfence.controller.selector" -}}
+app.kubernetes.io/name: ringfence-controller
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "ringfence.controller.labels" -}}
+{{ include "ringfence.controller.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
 {{- define "ringfence.image" -}}
 image: {{ printf "%s:%s" .Values.image.name (.Values.image.tag | default .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
