@@ -233,8 +233,8 @@ func newRolloutResume() *cobra.Command {
 	var flags instanceFlags
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:     "resume",
-		Short:   "Have files and rollouts rule again, after \"undo --to\"",
+		Use:   "resume",
+		Short: "Have files and rollouts rule again, after \"undo --to\"",
 		Long: `Have what files and rollouts say in force again, after "ringfence rollout undo --to". The command waits until it is so;
 exit code 1 if that takes longer than --timeout, when it goes on nevertheless.`,
 		Example: "  ringfence plan generation:current k8s/ && ringfence rollout resume",

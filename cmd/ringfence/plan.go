@@ -30,12 +30,13 @@ type planOptions struct {
 	detailed bool
 	output   string
 	rollout  string // whose candidate NEW has in force
+	prune    bool   // policies of the cluster go that NEW does not have
 }
 
 func newPlan() *cobra.Command {
 	var o planOptions
 	cmd := &cobra.Command{
-		Use:   "plan OLD NEW | plan REVISION | plan OLD..NEW | plan DIR --rollout NAME",
+		Use:   "plan OLD NEW | plan REVISION | plan OLD..NEW | plan DIR --rollout NAME | plan DIR --context NAME",
 		Short: "Say which connections a change of manifests would deny or allow, and which of those really seen it would break",
 		Long: `Say what a change of manifests does to connections, not to YAML: what is newly denied and newly allowed between which
 workloads, nodes, unknown pods and parts of the world outside, on which ports, by which rule before and now; how far that
@@ -45,6 +46,10 @@ OLD and NEW are files or folders, or generation:REF for the policies that were i
 generations" lists them), over the workloads of the other side or else of the instance's manifests. One argument is a git revision that is compared with the files of the folder --dir as
 they are now, or two revisions: main..HEAD, or main...HEAD for what HEAD changed since it left main. Revisions are read
 from the repository's objects: nothing is checked out, and nothing in the repository is run.
+
+With --kubeconfig or --context, or as kubectl's plugin, one DIR is compared with the cluster: OLD is what the cluster has,
+NEW what it has once DIR is applied. What DIR does not speak of stays as it is; with --prune, policies go that DIR does not
+have, of the kinds and namespaces of which it has some. --live then asks the agents of the nodes.
 
 Manifests that cannot be read are told, and count as in the running system: a policy that cannot be read isolates.
 
@@ -60,6 +65,7 @@ instance itself. --flows 7d is --live with --since 7d.
   ringfence plan old/ new/ --flows flows.json --fail-on newly-denied-seen,newly-allowed-outside
   ringfence plan generation:good k8s/
   ringfence plan k8s/ --rollout lockdown
+  ringfence plan k8s/ --context prod --flows 7d
   ringfence plan main...HEAD --dir k8s -o markdown > comment.md`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -74,6 +80,7 @@ instance itself. --flows 7d is --live with --since 7d.
 	f.StringSliceVar(&o.failOn, "fail-on", nil, "exit with 1 on any of these, see above")
 	f.BoolVar(&o.detailed, "detailed-exitcode", false, "exit with 2 if there are changes")
 	f.StringVar(&o.rollout, "rollout", "", "NEW with the candidate of that PolicyRollout in force for everyone; with one DIR alone, OLD is the same without")
+	f.BoolVar(&o.prune, "prune", false, "of a cluster: policies go that DIR does not have, of the kinds and namespaces of which it has some")
 	o.recorded.flags(cmd)
 	outputFlag(cmd, &o.output, "text", "json", "yaml", "markdown")
 	return cmd
@@ -88,11 +95,11 @@ func gateHelp() string {
 }
 
 func runPlan(cmd *cobra.Command, o planOptions, args []string) error {
-	if err := o.check(); err != nil {
+	if err := errors.Join(o.check(), o.checkCluster(cmd, args)); err != nil {
 		return err
 	}
 	ctx := cmd.Context()
-	sides, explainWith, err := o.sides(cmd, args)
+	sides, explainWith, err := o.allSides(cmd, args)
 	if err != nil {
 		return err
 	}
@@ -142,6 +149,15 @@ func writePlan(cmd *cobra.Command, p *plan.Plan, output string, now time.Time) e
 		return show.Markdown(w, p, show.Options{Now: now})
 	}
 	return show.Text(w, p, show.Options{Color: colours(w), Now: now})
+}
+
+// allSides is sides, or those of a cluster, which "ringfence explain" cannot be asked about beforehand.
+func (o *planOptions) allSides(cmd *cobra.Command, args []string) (sides [2]plan.Side, explainWith string, err error) {
+	if o.againstCluster(cmd, args) {
+		sides, err = o.clusterSides(cmd, args[0])
+		return sides, "", err
+	}
+	return o.sides(cmd, args)
 }
 
 // sides reads both sides, and says how `ringfence explain` finds the new one.
@@ -196,11 +212,7 @@ func newSide(name string, bundle *manifest.Bundle, rollout string) (plan.Side, e
 	if err != nil {
 		return plan.Side{}, fmt.Errorf("%s: %w", name, err)
 	}
-	side := plan.Side{Name: name, State: state}
-	for _, p := range result.Problems {
-		side.Problems = append(side.Problems, p.Text())
-	}
-	return side, nil
+	return plan.Side{Name: name, State: state, Problems: texts(result.Problems)}, nil
 }
 
 // planSource is where one side is read from: a path, or a commit of a folder's repository.

@@ -25,14 +25,16 @@ type recordedFlags struct {
 	live     bool
 	since    string
 	instance instanceFlags
+	cluster  clusterFlowsFlags
 }
 
 func (r *recordedFlags) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&r.file, "flows", "", "recorded connections: a file, - for stdin, the socket of a running instance, or 7d for --live --since 7d")
-	f.BoolVar(&r.live, "live", false, "the connections that the running instance recorded")
+	f.BoolVar(&r.live, "live", false, "the connections that the running instance recorded, or the agents of the cluster")
 	f.StringVar(&r.since, "since", "", "of the recorded connections those of the last 90m, 4h, 7d, ...")
 	r.instance.flags(cmd)
+	r.cluster.flags(cmd)
 }
 
 func (r *recordedFlags) given() bool { return r.file != "" || r.live }
@@ -60,6 +62,10 @@ func (r recordedFlags) read(ctx context.Context, cmd *cobra.Command, now time.Ti
 			return nil, fmt.Errorf("--since: %w", err)
 		}
 		out.Since = now.Add(-span)
+	}
+	if r.live && r.cluster.wanted(cmd) {
+		out.Source = "the agents of the cluster"
+		return out, r.askAgents(cmd, out)
 	}
 	if r.live {
 		i, err := r.instance.instance()
