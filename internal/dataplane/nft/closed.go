@@ -58,8 +58,9 @@ var ErrOther = errors.New("it is of another version: only who drives it can repl
 // no table of ours is there, it makes one with nothing else in it, else it only adds the prefixes that lack, and reports
 // true. It may be called beside another process that drives the table, which takes an addition for drift.
 func (d *Dataplane) EnsureClosed(ctx context.Context) (was bool, err error) {
+	var made *state
 	err = d.retry(ctx, func() ([]netlink.Message, error) {
-		d.state = nil
+		d.state, made = nil, nil
 		b := &netfilter.Batch{Table: d.opts.Table}
 		generation, err := d.conn.Steady(func() (err error) {
 			b, was = &netfilter.Batch{Table: d.opts.Table}, true
@@ -78,11 +79,16 @@ func (d *Dataplane) EnsureClosed(ctx context.Context) (was bool, err error) {
 		if next.epoch, err = d.freshEpoch(nil); err != nil {
 			return nil, err
 		}
-		if err := next.become(ruleset.New(), b, d.opts); err != nil {
+		if err := next.become(ruleset.New(), b, d.opts, true); err != nil {
 			return nil, err
 		}
+		made = next
 		return b.Messages(), nil
 	})
+	if err == nil && made != nil {
+		d.state = made
+		err = d.release(ctx, made.epoch)
+	}
 	if err != nil {
 		return false, fmt.Errorf("close unknown addresses: %w", supported(err))
 	}

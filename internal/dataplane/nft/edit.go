@@ -40,6 +40,7 @@ type editor struct {
 	*state
 	to   netfilter.Sink
 	opts Options
+	held bool // a table that is made is made held
 	undo []func()
 }
 
@@ -114,7 +115,7 @@ func (e *editor) createInet() {
 		v := version(p.Addr())
 		e.to.Put(closedSet(v), addressRange{first: p.Addr(), last: lastAddress(p)}.key(), "")
 	}
-	e.addChains(append(fixedChains(e.opts), judging(e.epoch)...))
+	e.addChains(append(fixedChains(e.opts), judging(e.epoch, e.held)...))
 	e.set(&e.inet, true)
 }
 
@@ -128,9 +129,16 @@ func (e *editor) addChains(chains []netfilter.Chain) {
 	}
 }
 
+// hold has judge let nothing in but what it accepted before.
+func (e *editor) hold() {
+	for _, c := range judging(e.epoch, true) {
+		e.to.SetRules(c.Ref, c.Rules)
+	}
+}
+
 // nextEpoch makes judge forget what it accepted.
 func (e *editor) nextEpoch(epoch int) {
-	for _, c := range judging(epoch) {
+	for _, c := range judging(epoch, false) {
 		e.to.SetRules(c.Ref, c.Rules)
 	}
 	old := e.epoch

@@ -162,7 +162,7 @@ func writes(b *netfilter.Batch) map[string]int {
 func TestAddingAPodWritesNoVerdict(t *testing.T) {
 	r := parseRuleset(t, small)
 	s := emptyState()
-	if err := s.become(r.Clone(), netfilter.NewImage(), Options{}); err != nil {
+	if err := s.become(r.Clone(), netfilter.NewImage(), Options{}, false); err != nil {
 		t.Fatal(err)
 	}
 	pod := netip.MustParsePrefix("10.0.0.77/32")

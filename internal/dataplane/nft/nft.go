@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -97,6 +98,9 @@ func (d *Dataplane) open() (err error) {
 		return err
 	}
 	if _, err = d.conn.Generation(); err != nil { // now it is known that we may
+		if errors.Is(err, unix.EINVAL) { // what the kernel says where netfilter's sockets are there, and nftables is not
+			return fmt.Errorf("%w: the kernel has no nftables: %w", dataplane.ErrNotSupported, err)
+		}
 		return err
 	}
 	if d.notices, err = netfilter.Listen(d.opts.NetNS); err != nil {
@@ -196,6 +200,7 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		return fmt.Errorf("replace: %w", err)
 	}
 	var next *state
+	epoch := 0
 	err := d.retry(ctx, func() ([]netlink.Message, error) {
 		d.state = nil
 		img, generation, err := d.conn.Read(d.opts.Table, false)
@@ -206,19 +211,43 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		b := &netfilter.Batch{Table: d.opts.Table}
 		d.clear(b, img)
 		next = emptyState()
-		if next.epoch, err = d.freshEpoch(epochs(img)); err != nil {
+		if epoch, err = d.freshEpoch(epochs(img)); err != nil {
 			return nil, err
 		}
-		if err := next.become(r.Stripped(), b, d.opts); err != nil {
+		if next.epoch = epoch; len(epochs(img)) == 1 {
+			next.epoch = epochs(img)[0] // what is accepted goes on until it is judged anew
+		}
+		if err := next.become(r.Stripped(), b, d.opts, true); err != nil {
 			return nil, err
 		}
 		return b.Messages(), d.checkBridge(next)
 	})
+	if err == nil {
+		d.state = next
+		err = d.release(ctx, epoch)
+	}
 	if err != nil {
 		return fmt.Errorf("replace: %w", supported(err))
 	}
-	d.state = next
 	return d.forgetNotices()
+}
+
+// release ends that the table is held, and begins an epoch.
+//
+// The kernel shows new rules and new elements of maps to packets at once, but for maps with intervals: these it replaces
+// as wholes, a moment after the rules. In that moment rules would find nothing, or what was there before, and what they
+// accepted by that would stay accepted. So what changes such a map is put in force with nothing being let in that was not
+// accepted before, and the table is released once the kernel has said that it is done. A connection that begins in between
+// is late by one packet. If we end in between, nobody new is let in until an agent is back.
+func (d *Dataplane) release(ctx context.Context, epoch int) error {
+	b := &netfilter.Batch{Table: d.opts.Table}
+	e := editor{state: d.state, to: b, opts: d.opts}
+	e.nextEpoch(epoch)
+	err := d.retry(ctx, func() ([]netlink.Message, error) { return b.Messages(), d.catchUp(ctx) })
+	if err != nil {
+		d.state = nil
+	}
+	return err
 }
 
 // forgetNotices lets go of the notices of our own last transaction if they are many: the kernel keeps them for us, at a
@@ -241,9 +270,9 @@ func (d *Dataplane) forgetNotices() error {
 }
 
 // become fills an empty state, and what it is written to, with a ruleset.
-func (s *state) become(r *ruleset.Ruleset, to netfilter.Sink, o Options) error {
+func (s *state) become(r *ruleset.Ruleset, to netfilter.Sink, o Options, held bool) error {
 	s.rules = r
-	e := editor{state: s, to: to, opts: o}
+	e := editor{state: s, to: to, opts: o, held: held}
 	return e.edit(ruleset.New(), ruleset.Difference(ruleset.New(), r))
 }
 
@@ -257,7 +286,7 @@ func (d *Dataplane) clear(b *netfilter.Batch, img *netfilter.Image) {
 		return
 	}
 	hooks := netfilter.NewImage()
-	for _, c := range append(fixedChains(d.opts), judging(firstEpoch)...) {
+	for _, c := range append(fixedChains(d.opts), judging(firstEpoch, false)...) {
 		hooks.AddChain(c)
 	}
 	b.AddTable(netfilter.Inet)
@@ -320,16 +349,30 @@ func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
 // enforce carries the difference of two parts of rulesets to the kernel; the state's ruleset is the new one already.
 func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset, tightens bool) error {
 	b := &netfilter.Batch{Table: d.opts.Table}
-	e := editor{state: d.state, to: b, opts: d.opts}
-	err := d.moveEpoch(&e, tightens)
+	ops := ruleset.Difference(before, after)
+	e := editor{state: d.state, to: b, opts: d.opts, held: true}
+	held := !e.inet || slices.ContainsFunc(ops, changesBlocks)
+	epoch, err := d.nextEpoch(e.state, tightens || held)
+	switch {
+	case err != nil:
+	case !e.inet:
+		e.epoch = epoch
+	case held:
+		e.hold()
+	case epoch != e.epoch:
+		e.nextEpoch(epoch)
+	}
 	if err == nil {
-		err = e.edit(before, ruleset.Difference(before, after))
+		err = e.edit(before, ops)
 	}
 	if err == nil {
 		err = d.checkBridge(d.state)
 	}
 	if err == nil {
 		err = d.retry(ctx, func() ([]netlink.Message, error) { return b.Messages(), d.catchUp(ctx) })
+	}
+	if err == nil && held {
+		return d.release(ctx, epoch)
 	}
 	if err != nil {
 		for i := len(e.undo) - 1; i >= 0; i-- {
@@ -339,23 +382,20 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 	return err
 }
 
-func (d *Dataplane) moveEpoch(e *editor, tightens bool) error {
-	used := []int{e.epoch}
-	if !e.inet {
-		used = nil // the table was never there, or was deleted: nobody knows what labels connections have
-	} else if !tightens {
-		return nil
+// nextEpoch returns the epoch after a change.
+func (d *Dataplane) nextEpoch(s *state, changes bool) (int, error) {
+	switch {
+	case !s.inet:
+		return d.freshEpoch(nil) // the table was never there, or was deleted: nobody knows what labels connections have
+	case changes:
+		return d.freshEpoch([]int{s.epoch})
 	}
-	next, err := d.freshEpoch(used)
-	if err != nil {
-		return err
-	}
-	if e.inet {
-		e.nextEpoch(next)
-	} else {
-		e.epoch = next
-	}
-	return nil
+	return s.epoch, nil
+}
+
+// changesBlocks reports whether an operation changes a map with intervals by which something may be let in.
+func changesBlocks(op ruleset.Op) bool {
+	return (op.Kind == ruleset.SetAddress || op.Kind == ruleset.DeleteAddress) && !op.Prefix.IsSingleIP()
 }
 
 // Realized implements dataplane.Dataplane.
@@ -417,7 +457,7 @@ func adopt(img *netfilter.Image, o Options) (*state, error) {
 	want := netfilter.NewImage()
 	err := rules.Check()
 	if err == nil {
-		err = s.become(rules, want, o)
+		err = s.become(rules, want, o, false)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("table %s: %w: %w", o.Table, err, dataplane.ErrDrift)

@@ -263,19 +263,25 @@ func connectionEnd(direction int) func(v int) []netfilter.Expression {
 // Packets are judged where they are forwarded. What the node itself sends does not pass there, so it reaches every
 // pod, and nobody can pretend to be the node: behind source translation one would have to tell its packets by the
 // lack of an incoming interface, which packets from one port of a bridge to another lack there too.
-func judging(epoch int) []netfilter.Chain {
+//
+// Where held, nothing is judged: what has the label passes, and all else is dropped (see Dataplane.release).
+func judging(epoch int, held bool) []netfilter.Chain {
+	rest := does(goTo("judge"))
+	if held {
+		rest = does(count(), drop())
+	}
 	return []netfilter.Chain{
 		{Ref: named("forward"), Hook: &netfilter.Hook{Number: unix.NF_INET_FORWARD, Priority: early}, Rules: []netfilter.Rule{
 			atHome(0, hasLabel(epoch), accept()), atHome(1, hasLabel(epoch), accept()),
 			moved(0), moved(1),
 			does(hasLabel(epoch), accept()),
-			does(goTo("judge")),
+			rest,
 		}},
 		// What a pod sends to its node is not forwarded.
 		{Ref: named("input"), Hook: &netfilter.Hook{Number: unix.NF_INET_LOCAL_IN, Priority: early}, Rules: []netfilter.Rule{
 			does(hasLabel(epoch), accept()),
 			does(inDirection(reply), accept()), // the client is the node
-			does(goTo("judge")),
+			rest,
 		}},
 		{Ref: named("allowed"), Rules: []netfilter.Rule{does(setLabel(epoch), scratch(0), accept())}},
 	}
