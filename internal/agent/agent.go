@@ -62,6 +62,8 @@ type Agent struct {
 	metrics *metrics
 	denials *denials
 
+	tracking tracking
+
 	mu      sync.Mutex
 	own     map[string]Condition // the agent's own conditions, by type
 	engine  *engine.Engine       // nil until the first lists are complete
@@ -88,7 +90,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newAgent(o Options, n nodeNet, l locator) *Agent {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs, Memory: o.Memory})
-	a := &Agent{options: o, log: o.Log, net: n, source: source, feed: newFeed(o.Node, source, l),
+	a := &Agent{options: o, log: o.Log, net: n, tracking: newTracking(), source: source, feed: newFeed(o.Node, source, l),
 		own: map[string]Condition{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{}),
 		recalled: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)

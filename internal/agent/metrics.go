@@ -55,6 +55,7 @@ var (
 	condDesc  = prometheus.NewDesc("ringfence_conditions", "Things that are wrong, by type.", []string{"type"}, nil)
 	trackDesc = prometheus.NewDesc("ringfence_tracked_connections", "Connections that the kernel tracks.", nil, nil)
 	mostDesc  = prometheus.NewDesc("ringfence_tracked_connections_max", "Connections that the kernel can track; beyond it drops new ones.", nil, nil)
+	lostDesc  = prometheus.NewDesc("ringfence_untracked_connections_total", "Connections that the kernel dropped because it could track no more.", nil, nil)
 	fixDesc   = prometheus.NewDesc("ringfence_repairs_total", "How often a change that somebody else made to the kernel's tables was undone.", nil, nil)
 )
 
@@ -63,7 +64,7 @@ type collector struct{ *Agent }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, genDesc, podsDesc, condDesc, trackDesc, mostDesc, fixDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, genDesc, podsDesc, condDesc, trackDesc, mostDesc, lostDesc, fixDesc} {
 		to <- d
 	}
 }
@@ -91,6 +92,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	if now, most, ok := c.tracked(); ok {
 		gauge(trackDesc, float64(now))
 		gauge(mostDesc, float64(most))
+	}
+	if lost, ok := c.untracked(); ok {
+		to <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(lost))
 	}
 	if e := c.running(); e != nil {
 		s := e.Status()
