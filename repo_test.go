@@ -104,6 +104,7 @@ var mayImport = map[string]string{
 	"bench/workload":                   "label flow policy cluster ruleset compile",
 	"bench/reach":                      "flow cluster reach",
 	"bench/kernel":                     "label flow policy cluster ruleset compile dataplane/nft netfilter netns podnet",
+	"bench/churn":                      "",
 	"bench/measure":                    "",
 }
 

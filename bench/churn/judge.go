@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/ringfence-project/ringfence/bench/measure"
+)
+
+// tally is what a phase's pods saw, in milliseconds.
+type tally struct {
+	pods                               int
+	fromUp, fromRunning, away, greeted measure.Series
+}
+
+// judge adds up what pods wrote down, and fails if something came through that is denied, or broke that is allowed.
+func (d *driver) judge(context.Context) error {
+	all, err := readNotes(d.dir)
+	if err != nil {
+		return err
+	}
+	var sent, kept, broken, violations int64
+	var longest time.Duration
+	phases := map[string]*tally{}
+	for name, list := range all {
+		x := d.seen.all[name]
+		if x == nil {
+			continue
+		}
+		if phases[x.phase] == nil {
+			phases[x.phase] = &tally{}
+		}
+		phases[x.phase].add(list, x.running, d.servers[0])
+		var mine, answered int64
+		for _, n := range list {
+			switch n.Kind {
+			case noteSent:
+				mine = n.N
+			case noteKept:
+				answered = n.N
+			case noteViolation:
+				if violations++; violations > 20 {
+					continue
+				}
+				fmt.Printf("VIOLATION at %s: %s got %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
+			case noteBroken:
+				broken++
+				fmt.Printf("BROKEN at %s: %s to %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
+			case noteStalled:
+				longest = max(longest, n.Took)
+				fmt.Printf("stalled for %v until %s: %s to %s\n", n.Took.Round(time.Millisecond), n.At.Format(time.TimeOnly), name, n.Peer)
+			}
+		}
+		sent, kept = sent+mine, kept+answered
+	}
+	for _, phase := range slices.Sorted(maps.Keys(phases)) {
+		phases[phase].print(phase)
+	}
+	fmt.Printf("%d pods in all, agent killed %d times, a policy changed %d times\n", d.next, d.kills, d.wobbles)
+	fmt.Printf("%d packets and connections sent that are denied: %d arrived\n", sent, violations)
+	fmt.Printf("%d words answered on connections that are allowed: %d connections broke, the longest wait was %v\n", kept, broken, longest)
+	if violations+broken > 0 || sent == 0 || kept == 0 {
+		return errors.New("not as it should be")
+	}
+	return nil
+}
+
+// add takes one pod's notes: near is the server on its own node.
+func (t *tally) add(list []note, running time.Time, near string) {
+	t.pods++
+	var up time.Time
+	for _, n := range list {
+		ms := func(since time.Time) float64 { return float64(n.At.Sub(since)) / float64(time.Millisecond) }
+		switch {
+		case n.Kind == noteUp:
+			up = n.At
+		case n.Kind == noteReached && n.Peer == near:
+			t.fromUp = append(t.fromUp, ms(up))
+			if !running.IsZero() {
+				t.fromRunning = append(t.fromRunning, ms(running))
+			}
+		case n.Kind == noteReached:
+			t.away = append(t.away, ms(up))
+		case n.Kind == noteGreeted:
+			t.greeted = append(t.greeted, ms(up))
+		}
+	}
+}
+
+func (t *tally) print(phase string) {
+	fmt.Printf("%-22s %4d pods", phase, t.pods)
+	for _, x := range []struct {
+		what string
+		ms   measure.Series
+	}{{"Running seen to reaching", t.fromRunning}, {"process to reaching", t.fromUp}, {"the same, on the other node", t.away}, {"process to reached", t.greeted}} {
+		fmt.Printf("; %s (%d) p50 %.0f ms, p99 %.0f ms", x.what, len(x.ms), x.ms.Quantile(0.5), x.ms.Quantile(0.99))
+	}
+	fmt.Println()
+}
