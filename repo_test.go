@@ -43,10 +43,11 @@ var mayImport = map[string]string{
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
 	"internal/source/kube":             "cluster policy manifest wholefile rollout/record",
-	"internal/inforce":                 "",
+	"internal/inforce":                 "cluster policy",
+	"internal/controller/enforcement":  "cluster inforce source/kube",
 	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch conntrack rollout rollout/judge rollout/record policy netns cni loopback",
 	"internal/loopback":                "",
-	"internal/controller":              "cluster compile rollout rollout/judge rollout/record source/kube inforce loopback",
+	"internal/controller":              "cluster compile rollout rollout/judge rollout/record source/kube inforce loopback controller/enforcement",
 	"internal/source/git":              "manifest source/dir",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
@@ -273,7 +274,7 @@ func TestDefinitionsAreFresh(t *testing.T) {
 		fmt.Fprintf(h, "%s %d\n%s", filepath.Base(path), len(content), content)
 	}
 	definitions, err := filepath.Glob("deploy/chart/ringfence/templates/crd-*.yaml")
-	if err != nil || len(definitions) != 2 {
+	if err != nil || len(definitions) != 3 {
 		t.Fatalf("%d definitions of kinds: %v", len(definitions), err)
 	}
 	for _, path := range definitions {

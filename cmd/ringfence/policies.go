@@ -14,7 +14,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/manifest"
-	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -112,10 +111,11 @@ func policiesOf(ctx context.Context, a *api, namespace, nodes string) ([]policyS
 	}
 	c.Reports = reports.ByNode
 	c.SetDigests(versionsOf(snapshot.Policies))
-	selected, err := newSubjects(snapshot.Bundle.Finish(manifest.Options{}).Objects)
+	state, err := cluster.NewState(snapshot.Bundle.Finish(manifest.Options{}).Objects)
 	if err != nil {
 		return nil, err
 	}
+	selected := inforce.NewSubjects(state)
 	all := []policyStatus{}
 	for _, p := range snapshot.Policies {
 		if namespace != "" && p.Key.Namespace != "" && p.Key.Namespace != namespace {
@@ -123,7 +123,7 @@ func policiesOf(ctx context.Context, a *api, namespace, nodes string) ([]policyS
 		}
 		s := policyStatus{Kind: p.Kind, Namespace: p.Key.Namespace, Name: p.Key.Name, Judgement: c.Judge(versionOf(p))}
 		s.Enforced = s.Judgement.Enforced()
-		s.Pods, s.PodsInForce = selected.count(p.Key, s.Judgement, c)
+		s.Pods, s.PodsInForce = selected.Count(p.Key, s.Judgement, c)
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(x, y policyStatus) int {
@@ -146,62 +146,6 @@ func clusterOf(ctx context.Context, client kubernetes.Interface, selector string
 		c.Nodes = append(c.Nodes, inforce.Node{Name: n.Name, BootID: n.Status.NodeInfo.BootID})
 	}
 	return c, nil
-}
-
-// subjects knows which pods policies are about.
-type subjects struct {
-	state    *cluster.State
-	policies map[kube.PolicyKey]*policy.Policy
-	pods     map[string][]*cluster.Endpoint // by namespace; those that have addresses of their own
-}
-
-func newSubjects(o cluster.Objects) (*subjects, error) {
-	state, err := cluster.NewState(o)
-	if err != nil {
-		return nil, err
-	}
-	s := &subjects{state: state, policies: map[kube.PolicyKey]*policy.Policy{}, pods: map[string][]*cluster.Endpoint{}}
-	for _, p := range state.Policies() {
-		s.policies[kube.PolicyKey{Namespace: p.Namespace, Name: p.Name}] = p
-	}
-	for _, e := range state.Endpoints() {
-		if !e.HostNetwork && !e.Ended && len(e.Addresses) > 0 {
-			s.pods[e.Namespace] = append(s.pods[e.Namespace], e)
-		}
-	}
-	return s, nil
-}
-
-// count returns how many pods a policy selects on the nodes of c, and for how many of them it is in force. A pod that is
-// closed, as its node does not know yet where it is plugged in, is none of the latter.
-func (s *subjects) count(key kube.PolicyKey, j inforce.Judgement, c inforce.Cluster) (all, inForce int) {
-	p := s.policies[key]
-	if p == nil {
-		return 0, 0
-	}
-	there := map[string]bool{}
-	for _, n := range c.Nodes {
-		there[n.Name] = true
-	}
-	missing := map[string]bool{}
-	for _, m := range j.Missing {
-		missing[m.Node] = true
-	}
-	for namespace, pods := range s.pods {
-		if !p.Subject.Namespaces.Matches(s.state.Namespace(namespace).Labels) {
-			continue
-		}
-		for _, e := range pods {
-			if !there[e.Node] || !p.Subject.Pods.Matches(e.Labels) {
-				continue
-			}
-			all++
-			if !missing[e.Node] && !slices.Contains(c.Reports[e.Node].Closed, e.Key.String()) {
-				inForce++
-			}
-		}
-	}
-	return all, inForce
 }
 
 func printPolicies(w io.Writer, all []policyStatus) error {

@@ -15,8 +15,9 @@ import (
 
 // definitions are the files of the chart, by what their definition is called.
 var definitions = map[string]string{
-	"nodeenforcements.ringfence.dev": "deploy/chart/ringfence/templates/crd-nodeenforcements.yaml",
-	"policyrollouts.ringfence.dev":   "deploy/chart/ringfence/templates/crd-policyrollouts.yaml",
+	"namespaceenforcements.ringfence.dev": "deploy/chart/ringfence/templates/crd-namespaceenforcements.yaml",
+	"nodeenforcements.ringfence.dev":      "deploy/chart/ringfence/templates/crd-nodeenforcements.yaml",
+	"policyrollouts.ringfence.dev":        "deploy/chart/ringfence/templates/crd-policyrollouts.yaml",
 }
 
 func main() {

@@ -377,7 +377,8 @@ func (s *Source) passPolicy(kind string, m metav1.Object, b *manifest.Bundle) {
 		s.change(func(b *Batch) { b.Policies[key] = nil })
 		return
 	}
-	p := &Policy{Policy: r.Objects.Policies[0], UID: string(m.GetUID()), Generation: m.GetGeneration(), Seen: time.Now()}
+	p := &Policy{Policy: r.Objects.Policies[0], UID: string(m.GetUID()), Generation: m.GetGeneration(),
+		ResourceVersion: m.GetResourceVersion(), Seen: time.Now()}
 	if old := s.policies[kind][key]; old != nil && p.same(old) {
 		return
 	}

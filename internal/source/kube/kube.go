@@ -70,8 +70,10 @@ type Health struct {
 type Policy struct {
 	*policy.Policy
 	UID        string
-	Generation int64     // of the object's spec
-	Seen       time.Time // when this change of it came
+	Generation int64 // of the object's spec
+	// ResourceVersion is that in which this version of it was seen first: what is written to its status later is not counted.
+	ResourceVersion string
+	Seen            time.Time // when this change of it came
 }
 
 // Batch is what changed. A nil value says that the object is gone.
