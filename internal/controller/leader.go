@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/controller/enforcement"
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
@@ -41,6 +42,7 @@ type leader struct {
 	metrics *metrics
 	source  *kube.Source
 	world   *world
+	keeper  *enforcement.Keeper
 	held    map[string]*held
 	told    map[string]bool // conditions that were logged
 
@@ -61,7 +63,7 @@ type held struct {
 
 func newLeader(o Options, m *metrics) *leader {
 	return &leader{options: o, log: o.Log, metrics: m, source: kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Health: true}),
-		world: newWorld(), held: map[string]*held{}, told: map[string]bool{}, unheard: "the first list has not come", reported: make(chan struct{}, 1)}
+		keeper: enforcement.New(o.Dynamic, o.Log), world: newWorld(), held: map[string]*held{}, told: map[string]bool{}, unheard: "the first list has not come", reported: make(chan struct{}, 1)}
 }
 
 func (l *leader) notReady() string {
@@ -81,6 +83,7 @@ func (l *leader) run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { _ = l.source.Run(ctx) }) // which ends with ctx only
 	all.Go(func() { l.followReports(ctx) })
+	all.Go(func() { l.keeper.Run(ctx) })
 	all.Go(func() { l.drive(ctx) })
 	all.Wait()
 }
@@ -160,6 +163,7 @@ func (l *leader) round(ctx context.Context, now time.Time) {
 	}
 	l.world.take(batch)
 	l.takeRollouts(ctx, batch)
+	l.showKeeper(now)
 	names := slices.Sorted(maps.Keys(l.held))
 	all := make([]record.Record, 0, len(names))
 	for _, name := range names {
@@ -201,6 +205,26 @@ func (l *leader) conditions(now time.Time) []kube.Condition {
 	}
 	l.told = said
 	return all
+}
+
+// showKeeper shows whoever says on objects how far policies are in force what there is, if that is of use now. Before the
+// reports are known it would be that nothing is in force.
+func (l *leader) showKeeper(now time.Time) {
+	if !l.keeper.Wants(now) {
+		return
+	}
+	l.mu.Lock()
+	reports, unheard := l.reports, l.unheard
+	l.mu.Unlock()
+	if unheard != "" {
+		return
+	}
+	boots := l.source.NodeBoots()
+	v := enforcement.View{State: l.world.state(l.log), Policies: maps.Clone(l.world.policies), Reports: reports}
+	for _, name := range slices.Sorted(maps.Keys(l.world.nodes)) {
+		v.Nodes = append(v.Nodes, inforce.Node{Name: name, BootID: boots[name]})
+	}
+	l.keeper.Look(v)
 }
 
 func (l *leader) snapshot(now time.Time, conditions []kube.Condition) *snapshot {
