@@ -50,7 +50,7 @@ func generate(root string) (map[string][]byte, error) {
 		for name, path := range definitions {
 			if bytes.Contains(text, []byte("\n  name: "+name+"\n")) {
 				header := fmt.Sprintf("# Generated from api/v1alpha1 by `make manifests`. Do not edit.\n# api: %s\n", sum)
-				files[path] = append([]byte(header), text...)
+				files[path] = append([]byte(header), keep(name, text)...)
 			}
 		}
 	}
@@ -58,6 +58,14 @@ func generate(root string) (map[string][]byte, error) {
 		return nil, fmt.Errorf("controller-gen wrote %d of %d definitions", len(files), len(definitions))
 	}
 	return files, nil
+}
+
+// keep has Helm leave the definition of what people write, and with it all that they wrote, when the release goes.
+func keep(name string, definition []byte) []byte {
+	if name != "policyrollouts.ringfence.dev" {
+		return definition
+	}
+	return bytes.Replace(definition, []byte("  annotations:\n"), []byte("  annotations:\n    helm.sh/resource-policy: keep\n"), 1)
 }
 
 // digest is of the kinds as they are written. A test of the main module, which knows no generator, compares it.
