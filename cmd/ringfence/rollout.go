@@ -106,7 +106,7 @@ func newRolloutStatus() *cobra.Command {
 		Use:   "status [NAME]",
 		Short: "Show where rollouts are, what was found, and for whom they are in force",
 		Long: `Show where rollouts are, what was found, and for which pods they are in force. With --watch, go on until all of them
-are over.
+are over, and if there is none, until there is one.
 
 Exit code 1 if one was rolled back, aborted or undone, is paused by what was found, has an error, or is under way while
 nobody drives it, or if "undo --to" returned to an earlier generation.`,
@@ -211,7 +211,7 @@ func watchRollouts(cmd *cobra.Command, from rolloutSource, args []string) error 
 			fmt.Fprintln(out, text.String())
 		}
 		last = text.String()
-		over := true
+		over := len(chosen) > 0 // who watches before there is one waits for it
 		for _, v := range chosen {
 			over = over && v.Over()
 		}

@@ -335,8 +335,7 @@ func TestHarmlessRolloutGoesThrough(t *testing.T) {
 	w.traffic()
 	steps := "[{audit: {for: 1s}}, {enforce: {percent: 10, for: 1s}}, {pause: {for: 1s}}, {enforce: {percent: 100, for: 1s}}]"
 	w.write("rollout.yaml", rolloutOf(allowsDNS, steps))
-	w.mustAwait("it begins", func() bool { return w.change().Phase != "" })
-	out, code := w.ringfence("rollout", "status", "-w")
+	out, code := w.ringfence("rollout", "status", "-w") // waits for it, too
 	if code != exitOK || !strings.Contains(out, "change: complete") || !strings.Contains(out, "beyond the files") {
 		t.Fatalf("code %d\n%s", code, out)
 	}
