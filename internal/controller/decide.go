@@ -24,6 +24,8 @@ type snapshot struct {
 	pods    map[cluster.Key]*kube.Pod
 	reports map[string]v1alpha1.NodeEnforcementStatus // by node
 	boots   map[string]string                         // the id of each node's present start
+	// measured returns the newest answers to the queries of a step, which it is named by; it waits for nothing.
+	measured func(step string, queries []rollout.Query) []rollout.Measurement
 }
 
 // memory is what is kept of a rollout from one look to the next. A controller that begins without it is only slower.
@@ -80,6 +82,7 @@ func (s *snapshot) move(all []record.Record, i int, m *memory, lost func(record.
 		m.of, m.heard = of, map[string]time.Time{}
 	}
 	h := s.health(r, m)
+	h.Measured = s.measured(fmt.Sprintf("%s %s %d %d", r.Name, r.Digest, r.Status.Revision, r.Status.Step), r.Spec.Analysis.Queries)
 	r.Lost = lost(r, &m.reach)
 	h.Lost = r.Lost
 	r.Nodes, h.InForce, h.Silent = s.where(r, m)

@@ -71,13 +71,25 @@ type drill struct {
 	of        map[string]stepOf
 	mute      map[string]bool
 	probes    []string
-	phases    []string // that were gone through
+	phases    []string                      // that were gone through
+	answers   map[int][]rollout.Measurement // to queries, by step
 }
 
 func newDrill(t *testing.T, manifests ...string) *drill {
 	t.Helper()
 	d := &drill{t: t, s: snapshot{now: start, pods: map[cluster.Key]*kube.Pod{}, reports: map[string]v1alpha1.NodeEnforcementStatus{},
-		boots: map[string]string{"n1": "boot", "n2": "boot"}}, seen: map[string]rollout.Evidence{}, of: map[string]stepOf{}, mute: map[string]bool{}}
+		boots: map[string]string{"n1": "boot", "n2": "boot"}}, answers: map[int][]rollout.Measurement{}, seen: map[string]rollout.Evidence{}, of: map[string]stepOf{}, mute: map[string]bool{}}
+	d.s.measured = func(step string, queries []rollout.Query) []rollout.Measurement {
+		if len(queries) == 0 {
+			return nil
+		}
+		var name, digest string
+		var revision, at int
+		if _, err := fmt.Sscan(step, &name, &digest, &revision, &at); err != nil {
+			t.Errorf("a step is called %q: %v", step, err)
+		}
+		return d.answers[at]
+	}
 	for _, m := range manifests {
 		d.all, d.mem = append(d.all, read(t, objectOf(t, m))), append(d.mem, &memory{})
 	}
@@ -330,6 +342,36 @@ func TestWhatWasSeenStaysSeen(t *testing.T) {
 	}
 }
 
+// TestQueries: what servers answer counts in the step in which they were asked, also for another leader.
+func TestQueries(t *testing.T) {
+	twice(t, func(t *testing.T, forgetful bool) {
+		d := newDrill(t, written+"  analysis:\n    queries: [{name: errors, server: \"http://prometheus:9090\", query: errors, max: 0.01, then: Pause}]\n")
+		d.forgetful = forgetful
+		watch := func() {
+			for range 12 {
+				d.pass(1)
+				d.saw("n1", "", false)
+				d.saw("n2", "", false)
+			}
+		}
+		watch()
+		d.want(rollout.Paused, 0, "query errors has no answer: it was not asked yet")
+		d.answers[0] = []rollout.Measurement{{Query: "errors", Values: []float64{0}}}
+		d.pass(1)
+		d.want(rollout.Progressing, 1, "")
+		d.answers[1] = []rollout.Measurement{{Query: "errors", Values: []float64{0.5}}}
+		d.pass(1)
+		d.want(rollout.Paused, 1, "query errors: 0.5 is more than 0.01")
+		s, err := d.all[0].Status.Do(d.all[0].Spec, rollout.Promote, rollout.Health{}, d.s.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.all[0] = d.all[0].With(s, d.s.now)
+		watch()
+		d.want(rollout.Progressing, 2, "")
+	})
+}
+
 func TestHealthOfTheCohort(t *testing.T) {
 	enforced := func(t *testing.T) *drill {
 		d := newDrill(t, strings.Replace(written, "  - audit: {for: 10s}\n  - enforce: {percent: 10, for: 10s}\n", "", 1))
@@ -471,7 +513,9 @@ func TestAnEditBeginsAnew(t *testing.T) {
 }
 
 func TestNewsAreTold(t *testing.T) {
-	event := func(n int) rollout.Event { return rollout.Event{Time: start.Add(time.Duration(n) * time.Second), Text: fmt.Sprint(n)} }
+	event := func(n int) rollout.Event {
+		return rollout.Event{Time: start.Add(time.Duration(n) * time.Second), Text: fmt.Sprint(n)}
+	}
 	was := rollout.Status{Events: []rollout.Event{event(1), event(2)}}
 	for _, c := range []struct {
 		is   []rollout.Event
@@ -486,4 +530,3 @@ func TestNewsAreTold(t *testing.T) {
 		t.Errorf("the first news are %v", got)
 	}
 }
-

@@ -18,6 +18,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/controller/enforcement"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/rollout/measure"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
@@ -41,6 +42,7 @@ type leader struct {
 	log     *slog.Logger
 	metrics *metrics
 	source  *kube.Source
+	asker   *measure.Asker
 	world   *world
 	keeper  *enforcement.Keeper
 	held    map[string]*held
@@ -63,7 +65,8 @@ type held struct {
 
 func newLeader(o Options, m *metrics) *leader {
 	return &leader{options: o, log: o.Log, metrics: m, source: kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Health: true}),
-		keeper: enforcement.New(o.Dynamic, o.Log), world: newWorld(), held: map[string]*held{}, told: map[string]bool{}, unheard: "the first list has not come", reported: make(chan struct{}, 1)}
+		asker: measure.New(measure.Options{}), keeper: enforcement.New(o.Dynamic, o.Log), world: newWorld(),
+		held: map[string]*held{}, told: map[string]bool{}, unheard: "the first list has not come", reported: make(chan struct{}, 1)}
 }
 
 func (l *leader) notReady() string {
@@ -86,6 +89,7 @@ func (l *leader) run(ctx context.Context) {
 	all.Go(func() { l.keeper.Run(ctx) })
 	all.Go(func() { l.drive(ctx) })
 	all.Wait()
+	l.asker.Close()
 }
 
 func (l *leader) drive(ctx context.Context) {
@@ -228,7 +232,7 @@ func (l *leader) showKeeper(now time.Time) {
 }
 
 func (l *leader) snapshot(now time.Time, conditions []kube.Condition) *snapshot {
-	s := &snapshot{now: now, state: l.world.state(l.log), pods: l.world.pods, boots: l.source.NodeBoots()}
+	s := &snapshot{now: now, state: l.world.state(l.log), pods: l.world.pods, boots: l.source.NodeBoots(), measured: l.asker.Measured}
 	s.deaf = slices.ContainsFunc(conditions, func(c kube.Condition) bool { return c.Type == kube.Unreachable || c.Type == kube.Forbidden })
 	l.mu.Lock()
 	s.reports = l.reports

@@ -80,19 +80,19 @@ func (q Query) Tell(all []Measurement) string {
 
 func number(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
 
-// A person accepts by promoting that a query is beyond its limits, or that it has no answer; not the one by the other.
-func beyondKey(q Query) string  { return "query " + q.Name }
-func unknownKey(q Query) string { return "unanswered query " + q.Name }
+// What a reason says of a query, and so what a person accepts who promotes: that it is beyond its limits, or that it has no
+// answer; not the one by the other. They are keys of Status.Accepted too. No name holds a space or a colon.
+func beyondKey(q Query) string  { return "query " + q.Name + ": " }
+func unknownKey(q Query) string { return "query " + q.Name + " has no answer: " }
 
-// queryKeys are what promoting accepts of the queries as they are now.
-func (a Analysis) queryKeys(h Health) []string {
+// queryKeys are what promoting accepts of the queries, of a status with a reason.
+func (a Analysis) queryKeys(reason string) []string {
 	var keys []string
 	for _, q := range a.Queries {
-		switch beyond, unknown := q.judge(q.find(h.Measured)); {
-		case beyond != "":
-			keys = append(keys, beyondKey(q))
-		case unknown != "":
-			keys = append(keys, unknownKey(q))
+		for _, key := range []string{beyondKey(q), unknownKey(q)} {
+			if strings.Contains(reason, key) {
+				keys = append(keys, key)
+			}
 		}
 	}
 	return keys
@@ -107,11 +107,11 @@ func (a Analysis) judgeQueries(v *Verdict, step StepKind, h Health, accepted []s
 		case q.Then == Pass:
 		case beyond != "" && slices.Contains(accepted, beyondKey(q)), unknown != "" && slices.Contains(accepted, unknownKey(q)):
 		case beyond != "" && step == Audit:
-			v.lower(Inconclusive, "query %s: %s, before anything is enforced", q.Name, beyond)
+			v.lower(Inconclusive, "%s%s, before anything is enforced", beyondKey(q), beyond)
 		case beyond != "":
-			v.lower(q.Then, "query %s: %s", q.Name, beyond)
+			v.lower(q.Then, "%s%s", beyondKey(q), beyond)
 		case unknown != "" && done && step != Pause:
-			v.lower(Inconclusive, "query %s has no answer: %s", q.Name, unknown)
+			v.lower(Inconclusive, "%s%s", unknownKey(q), unknown)
 		}
 	}
 }

@@ -76,6 +76,31 @@ func TestUnansweredGoesOn(t *testing.T) {
 	d.want(t, rollout.RolledBack, 2)
 }
 
+// TestPromoteAcceptsQueries: what is beyond its limit, also with nothing known but the status.
+func TestPromoteAcceptsQueries(t *testing.T) {
+	most := 2.0
+	d := begin(specOf(rollout.Enforce, rollout.Enforce))
+	d.spec.Analysis.Queries = []rollout.Query{{Name: "q", Max: &most, Then: rollout.Inconclusive}, {Name: "qq", Max: &most, Then: rollout.Inconclusive}}
+	answers := func(q, qq float64) []rollout.Measurement {
+		return []rollout.Measurement{{Query: "q", Values: []float64{q}}, {Query: "qq", Values: []float64{qq}}}
+	}
+	d.health.Measured = answers(1, 3)
+	d.pass(time.Second)
+	d.want(t, rollout.Paused, 0)
+	known := d.health
+	d.health.Measured = nil // a person's program asks no servers
+	d.do(t, rollout.Promote)
+	d.health = known
+	d.pass(3 * time.Second)
+	d.want(t, rollout.Progressing, 0)
+	d.health.Measured = answers(3, 3)
+	d.pass(time.Second)
+	d.want(t, rollout.Paused, 0)
+	if want := "query q: 3 is more than 2"; d.status.Reason != want {
+		t.Errorf("paused: %s, want %s", d.status.Reason, want)
+	}
+}
+
 func TestQueriesInWords(t *testing.T) {
 	least, most := 1.0, 2.0
 	q := rollout.Query{Name: "q", Min: &least, Max: &most}

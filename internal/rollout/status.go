@@ -256,7 +256,7 @@ func (s *Status) promote(spec *Spec, h Health, now time.Time) {
 		for _, l := range h.Lost {
 			s.Accepted = append(s.Accepted, probeKey(l))
 		}
-		s.Accepted = append(s.Accepted, spec.Analysis.queryKeys(h)...)
+		s.Accepted = append(s.Accepted, spec.Analysis.queryKeys(s.Reason)...)
 		slices.Sort(s.Accepted)
 		s.Accepted = slices.Compact(s.Accepted)
 	}
