@@ -2,9 +2,13 @@ package controller
 
 import (
 	"context"
+	"fmt"
+	"hash/fnv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -27,7 +31,19 @@ func news(was, is rollout.Status) []rollout.Event {
 	return is.Events
 }
 
-// eventOf is what people see of something that happened to a rollout.
+// recent are the events that whoever led before may not have told, or nobody did as nobody led.
+func recent(s rollout.Status, now time.Time) []rollout.Event {
+	const untold = 2 * time.Minute
+	for i, e := range s.Events {
+		if now.Sub(e.Time) < untold {
+			return s.Events[i:]
+		}
+	}
+	return nil
+}
+
+// eventOf is what people see of something that happened to a rollout. Its name is made of that, so that it is there once,
+// whoever tells it how often.
 func eventOf(r record.Record, e rollout.Event) *corev1.Event {
 	reason, _, _ := strings.Cut(e.Text, ":")
 	kind := corev1.EventTypeNormal
@@ -51,7 +67,9 @@ func eventOf(r record.Record, e rollout.Event) *corev1.Event {
 		text = string(runes[:longest-1]) + "…"
 	}
 	at := metav1.NewTime(e.Time)
-	return &corev1.Event{ObjectMeta: metav1.ObjectMeta{GenerateName: r.Name + ".", Namespace: metav1.NamespaceDefault},
+	sum := fnv.New64a()
+	fmt.Fprint(sum, r.UID, e.Time.UnixMicro(), e.Text)
+	return &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", r.Name, sum.Sum64()), Namespace: metav1.NamespaceDefault},
 		InvolvedObject: corev1.ObjectReference{Kind: "PolicyRollout", APIVersion: v1alpha1.APIVersion, Name: r.Name, UID: types.UID(r.UID)},
 		Reason:         reason, Message: text, Type: kind, Count: 1, FirstTimestamp: at, LastTimestamp: at,
 		Source: corev1.EventSource{Component: "ringfence-controller"}}
@@ -76,7 +94,8 @@ func (l *leader) tell(ctx context.Context, r record.Record, events []rollout.Eve
 	for _, e := range events {
 		l.log.Info("rollout", "name", r.Name, "what", e.Text)
 		object := eventOf(r, e)
-		if _, err := l.options.Client.CoreV1().Events(object.Namespace).Create(ctx, object, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+		_, err := l.options.Client.CoreV1().Events(object.Namespace).Create(ctx, object, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) && ctx.Err() == nil {
 			l.log.Warn("an Event could not be made", "rollout", r.Name, "error", err)
 		}
 	}

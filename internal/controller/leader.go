@@ -166,7 +166,7 @@ func (l *leader) round(ctx context.Context, now time.Time) {
 		return
 	}
 	l.world.take(batch)
-	l.takeRollouts(ctx, batch)
+	l.takeRollouts(ctx, batch, now)
 	l.showKeeper(now)
 	names := slices.Sorted(maps.Keys(l.held))
 	all := make([]record.Record, 0, len(names))
@@ -242,7 +242,7 @@ func (l *leader) snapshot(now time.Time, conditions []kube.Condition) *snapshot 
 
 // takeRollouts takes over what the API says of rollouts. What it says of an older version than the one that was written
 // last is an echo.
-func (l *leader) takeRollouts(ctx context.Context, b kube.Batch) {
+func (l *leader) takeRollouts(ctx context.Context, b kube.Batch, now time.Time) {
 	for name, r := range b.Rollouts {
 		if r == nil {
 			if h := l.held[name]; h != nil {
@@ -254,6 +254,7 @@ func (l *leader) takeRollouts(ctx context.Context, b kube.Batch) {
 		h := l.held[name]
 		if h == nil || h.stored.UID != r.UID {
 			l.held[name] = &held{stored: *r, now: *r}
+			l.tell(ctx, *r, recent(r.Status, now))
 			continue
 		}
 		if order, err := resourceversion.CompareResourceVersion(r.ResourceVersion, h.stored.ResourceVersion); err == nil && order <= 0 {

@@ -128,6 +128,9 @@ func (r Record) With(next rollout.Status, now time.Time) Record {
 	if !next.Active() {
 		r.Lost = nil
 	}
+	if next.Phase != was.Phase || next.Step != was.Step || next.Revision != was.Revision {
+		r.Nodes = "" // until somebody has looked where that is in force
+	}
 	r.Status = next
 	return r
 }
