@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
+	"github.com/ringfence-project/ringfence/internal/controller/enforcement"
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
@@ -46,7 +47,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "w", Labels: map[string]string{"app": "web"}},
 			Spec: corev1.PodSpec{NodeName: "n1"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.1.0.1"}}}})}
 	a.wide = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		inforce.Resource: "NodeEnforcementList", kube.ClusterPolicies: "ClusterNetworkPolicyList", record.Resource: "PolicyRolloutList",
+		inforce.Resource: "NodeEnforcementList", enforcement.Namespaces: "NamespaceEnforcementList", kube.ClusterPolicies: "ClusterNetworkPolicyList", record.Resource: "PolicyRolloutList",
 		{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}: "CustomResourceDefinitionList"}, objectOf(t, written))
 	a.wide.PrependReactor("update", record.Resource.Resource, func(action k8stesting.Action) (bool, runtime.Object, error) {
 		u := action.(k8stesting.UpdateAction).GetObject().(*unstructured.Unstructured).DeepCopy()
