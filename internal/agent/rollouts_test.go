@@ -73,7 +73,7 @@ func (h *hand) move(name string, f func(record.Record) rollout.Status) record.Re
 	r = r.With(f(r), h.now)
 	u, err = r.Object()
 	must(h.T, err)
-	_, err = rollouts.Update(h.Context(), u, metav1.UpdateOptions{})
+	_, err = rollouts.UpdateStatus(h.Context(), u, metav1.UpdateOptions{})
 	must(h.T, err)
 	return r
 }
