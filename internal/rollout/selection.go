@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/label"
@@ -13,6 +14,7 @@ import (
 type selection struct {
 	rollout  string
 	subjects []policy.Pods
+	inSpace  map[label.Set][]label.Selector // those of subjects, by labels of namespaces
 	cohort   Cohort
 	pods     map[cluster.Key]chosen // those that the change selects
 	sure     int                    // of these, those that are in the cohort by themselves
@@ -28,13 +30,28 @@ type chosen struct {
 
 // newSelection is one of no pods. The policies are those that are in force and that the change touches.
 func newSelection(rollout string, change Change, policies []*policy.Policy, cohort Cohort) *selection {
-	return &selection{rollout: rollout, subjects: change.subjects(policies), cohort: cohort, pods: map[cluster.Key]chosen{}}
+	return &selection{rollout: rollout, subjects: change.subjects(policies), cohort: cohort, inSpace: map[label.Set][]label.Selector{},
+		pods: map[cluster.Key]chosen{}}
+}
+
+// among returns what selects pods in a namespace with such labels.
+func (s *selection) among(space label.Set) []label.Selector {
+	all, known := s.inSpace[space]
+	if !known {
+		for _, p := range s.subjects {
+			if p.Namespaces.Matches(space) {
+				all = append(all, p.Pods)
+			}
+		}
+		s.inSpace[space] = all
+	}
+	return all
 }
 
 // set takes over a pod, with the labels of its namespace.
 func (s *selection) set(e *cluster.Endpoint, space label.Set) {
 	s.drop(e.Key)
-	if e.HostNetwork || !selects(s.subjects, space, e) {
+	if e.HostNetwork || !slices.ContainsFunc(s.among(space), func(x label.Selector) bool { return x.Matches(e.Labels) }) {
 		return
 	}
 	c := chosen{pod: e, eligible: s.cohort.eligible(space, e)}
