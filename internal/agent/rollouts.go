@@ -163,10 +163,30 @@ func (r *rollouts) note(b kube.Batch) (stale bool) {
 		if now == nil {
 			delete(r.records, name)
 		} else {
-			r.records[name] = now
+			r.records[name] = withOld(now, r.records[name])
 		}
 	}
 	return stale
+}
+
+// withOld returns a rollout with what an earlier version of it has in common with it, as it was read then: a policy that
+// stays the same costs a compiler nothing if it is the same object.
+func withOld(now, old *record.Record) *record.Record {
+	if old == nil || old.UID != now.UID {
+		return now
+	}
+	out := *now
+	if out.Spec != nil && old.Spec != nil && out.Digest == old.Digest {
+		out.Spec = old.Spec
+	}
+	for _, f := range []**record.Finished{&out.Complete, &out.Former} {
+		for _, was := range []*record.Finished{old.Complete, old.Former} {
+			if *f != nil && was != nil && (*f).Digest == was.Digest && (*f).At.Equal(was.At) {
+				*f = was
+			}
+		}
+	}
+	return &out
 }
 
 // sameInForce reports whether two versions of a rollout say the same is in force. Time that passes is no other.

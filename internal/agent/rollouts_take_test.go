@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
@@ -102,7 +103,7 @@ func (f *follower) settle(stored bool) {
 }
 
 // drawRecord draws a rollout that touches none of the policies that are taken, and returns those that it touches.
-func drawRecord(t *rapid.T, name string, s *cluster.State, taken []rollout.Ref) (*record.Record, []rollout.Ref) {
+func drawRecord(t *rapid.T, name, digest string, s *cluster.State, taken []rollout.Ref) (*record.Record, []rollout.Ref) {
 	policies, removed := clustertest.Candidates(t, s)
 	used := slices.Clone(taken)
 	var c rollout.Change
@@ -116,7 +117,6 @@ func drawRecord(t *rapid.T, name string, s *cluster.State, taken []rollout.Ref) 
 			c.Remove = append(c.Remove, rollout.RefOf(p))
 		}
 	}
-	digest := fmt.Sprint("d", rapid.IntRange(0, 1<<30).Draw(t, "digest"))
 	spec := &rollout.Spec{Name: name, Change: c, Digest: digest, Steps: []rollout.Step{{Kind: rollout.Audit},
 		{Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: rapid.SampledFrom([]int{1, 40, 100}).Draw(t, "percent"), Nodes: []string{"n1"}}},
 		{Kind: rollout.Pause}, {Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: rapid.SampledFrom([]int{1, 40, 100}).Draw(t, "percent")}}}}
@@ -158,11 +158,11 @@ func TestTakeIsRewrite(t *testing.T) {
 		s := clustertest.State(t)
 		f := newFollower(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node"))
 		records := map[string]*record.Record{}
-		for range 5 {
+		for i := range 5 {
 			switch rapid.IntRange(0, 3).Draw(t, "what") {
 			case 0, 1:
-				a, taken := drawRecord(t, "a", s, nil)
-				b, _ := drawRecord(t, "b", s, taken)
+				a, taken := drawRecord(t, "a", fmt.Sprint("a", i), s, nil)
+				b, _ := drawRecord(t, "b", fmt.Sprint("b", i), s, taken)
 				records = map[string]*record.Record{"a": a, "b": b}
 			case 2:
 				records = moved(t, records)
@@ -253,4 +253,100 @@ func (f *follower) reference(s *cluster.State, t flow.Tuple) flow.Verdict {
 		}
 	}
 	return flow.Allow
+}
+
+// What a status says anew of the same policies is nothing new to the compilers, though it was decoded anew.
+func TestStatusAloneChangesNoPolicy(t *testing.T) {
+	f := benchFollower(t)
+	read := func(phase rollout.Phase) map[string]*record.Record {
+		x := benchRollout(t, 1)
+		x.Status.Phase = phase
+		return map[string]*record.Record{"r": x}
+	}
+	f.put(kube.Batch{Rollouts: read(rollout.Progressing)})
+	f.settle(true)
+	in := f.take(kube.Batch{Rollouts: read(rollout.Paused)})
+	told := map[cluster.Key]*policy.Policy{}
+	for _, p := range in.policies {
+		told[p.key] = p.policy
+	}
+	if len(told) != 2*benchSpaces {
+		t.Fatalf("%d policies are told", len(told))
+	}
+	before := f.engine.Generation()
+	x := edits{policies: in.policies}
+	for _, key := range in.pods {
+		x.pods = append(x.pods, podEdit{key: key, pod: f.pod(key)})
+	}
+	x.apply(f.engine)
+	if delta := f.engine.Flush(); len(delta.Ops) > 0 || f.engine.Generation() != before {
+		t.Errorf("it changes %d elements", len(delta.Ops))
+	}
+	for _, p := range f.take(kube.Batch{Rollouts: read(rollout.Progressing)}).policies {
+		if told[p.key] != p.policy {
+			t.Errorf("%s is another object", p.key)
+		}
+	}
+}
+
+// A report is bounded: rollouts that are under way come before those that are over, and of findings the first ones seen.
+func TestReportOfRolloutsIsBounded(t *testing.T) {
+	f := newFollower("n1")
+	all := map[string]*record.Record{}
+	for i := range 2 * maxRollouts {
+		x := &record.Record{Name: fmt.Sprintf("r%02d", i), Status: rollout.Status{Phase: rollout.RolledBack}}
+		if i == 30 {
+			x.Status.Phase = rollout.Paused
+		}
+		all[x.Name] = x
+	}
+	f.put(kube.Batch{Rollouts: all})
+	names := f.report()
+	if len(names) != maxRollouts || names[maxRollouts-2].Name != "r18" || names[maxRollouts-1].Name != "r30" || !names[0].InForce || names[maxRollouts-1].InForce {
+		t.Errorf("%d are reported, the last ones %+v", len(names), names[len(names)-2:])
+	}
+	var e rollout.Evidence
+	for i := range 2 * maxFindings {
+		at := time.Unix(int64(2*maxFindings-i), 0)
+		e.Add(rollout.Finding{Kind: rollout.NewlyDenied, Source: fmt.Sprintf("a/w%02d", i), Count: 3, First: at, Last: at})
+	}
+	for i := range 2 * maxWorkloads {
+		e.Know(fmt.Sprint("a/w", i))
+	}
+	if got := bounded(e); len(got.Findings) != maxFindings || got.Findings[0].Source != "a/w20" || got.More != 3*maxFindings || len(got.Workloads) != maxWorkloads ||
+		len(e.Findings) != 2*maxFindings {
+		t.Errorf("%d findings from %s on, and %d more", len(got.Findings), got.Findings[0].Source, got.More)
+	}
+}
+
+// What the agent before this one reported is what this one goes on from, if it is of the same.
+func TestRolloutIsRestored(t *testing.T) {
+	was := v1alpha1.NodeRollout{Name: "r", Digest: "1", Revision: 1, Living: true, Evidence: v1alpha1.RolloutEvidence{Connections: 7}}
+	for name, c := range map[string]struct {
+		change      func(*v1alpha1.NodeRollout)
+		living      bool
+		connections int64
+	}{
+		"the same":         {func(*v1alpha1.NodeRollout) {}, true, 7},
+		"another revision": {func(n *v1alpha1.NodeRollout) { n.Revision = 2 }, false, 0},
+		"another spec":     {func(n *v1alpha1.NodeRollout) { n.Digest = "2" }, false, 0},
+		"another step":     {func(n *v1alpha1.NodeRollout) { n.StepIndex = 1 }, true, 0},
+		"not judged yet":   {func(n *v1alpha1.NodeRollout) { n.Living = false }, false, 7},
+	} {
+		f := newFollower("n7")
+		n := was
+		c.change(&n)
+		f.restore(v1alpha1.NodeEnforcementStatus{Rollouts: []v1alpha1.NodeRollout{n}})
+		if r := f.report(); len(r) != 1 || r[0].Evidence.Connections != 7 {
+			t.Errorf("%s: before the API has said anything, %+v is reported", name, r)
+		}
+		x := benchRollout(t, 1)
+		spec := *x.Spec
+		spec.Steps = append(spec.Steps, rollout.Step{Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: 100}})
+		x.Spec = &spec
+		f.put(kube.Batch{Rollouts: map[string]*record.Record{"r": x}})
+		if r := f.report()[0]; r.Living != c.living || r.InForce != c.living || r.Evidence.Connections != c.connections {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
 }
