@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/flowlog/alert"
@@ -72,6 +73,8 @@ func (f *clusterFlowsFlags) which(ctx context.Context, a *api) (func(node string
 
 // showClusterFlows prints what the agents tell; an interrupt while following is its regular end.
 func showClusterFlows(cmd *cobra.Command, o flowsOptions, runner *alert.Runner) error {
+	// The library logs whenever a stream ends before its end, as on each interrupt. What matters comes as an error too.
+	utilruntime.ErrorHandlers = nil
 	var mu sync.Mutex
 	agents, err := o.connectAgents(cmd.Context(), func(text string) {
 		mu.Lock()

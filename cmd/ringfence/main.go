@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // The exit codes, which scripts may rely on.
@@ -73,6 +74,10 @@ func runAs(ctx context.Context, name string, args []string, stdin io.Reader, std
 		return exitInterrupted
 	}
 	fmt.Fprintln(stderr, "error:", err)
+	if apierrors.IsForbidden(err) {
+		fmt.Fprintln(stderr, "The chart comes with roles for this, which are bound to nobody: the cluster role ringfence-reader for questions,\n"+
+			"and the role ringfence-flows, in the agents' namespace, for flows.")
+	}
 	return exitUsage
 }
 

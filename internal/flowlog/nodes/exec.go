@@ -93,7 +93,7 @@ func (a *Agents) ask(ctx context.Context, g agent, args []string, line func([]by
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: it takes get and create of pods/exec in namespace %s, which the role has that the chart calls ringfence-flows (%w)",
+		return fmt.Errorf("%w: it takes get and create of pods/exec in namespace %s (%w)",
 			errForbidden, a.namespace(), err)
 	case err != nil && said.last() != "":
 		return errors.New(strings.TrimPrefix(said.last(), "error: "))

@@ -15,7 +15,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 )
@@ -71,9 +70,6 @@ func (a *Agents) warn(format string, args ...any) {
 // find lists the agents that are wanted, by node, and the version of the list.
 func (a *Agents) find(ctx context.Context) ([]agent, string, error) {
 	pods, err := a.Client.CoreV1().Pods(a.namespace()).List(ctx, metav1.ListOptions{LabelSelector: Selector})
-	if apierrors.IsForbidden(err) {
-		return nil, "", fmt.Errorf("find the agents: %w; it takes the role that the chart calls ringfence-flows", err)
-	}
 	if err != nil {
 		return nil, "", fmt.Errorf("find the agents: %w", err)
 	}
@@ -121,7 +117,7 @@ func (a *Agents) errNoAgents() error {
 	if a.Wanted != nil {
 		which = " on the nodes that were asked for"
 	}
-	return fmt.Errorf("there is no agent%s: no pod with the label %s and a container %q in namespace %s; --agents-namespace says another one",
+	return fmt.Errorf("there is no agent%s: no pod with the label %s and a container %q in namespace %s; if they are elsewhere, --agents-namespace says where",
 		which, Selector, Container, a.namespace())
 }
 
