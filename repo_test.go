@@ -81,6 +81,7 @@ var mayImport = map[string]string{
 	"internal/query":                   "label flow policy cluster service",
 	"internal/near":                    "",
 	"internal/report":                  "",
+	"internal/manifest/write":          "label flow policy",
 	"internal/guard":                   "label flow policy cluster",
 	"internal/lint":                    "label flow policy cluster eval service rollout manifest near report",
 	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document source/dir query explain reach near report",

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence-project/ringfence/internal/generation"
+	"github.com/ringfence-project/ringfence/internal/manifest/write"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/runtime"
@@ -30,6 +33,7 @@ func newGenerations() *cobra.Command {
 	var flags instanceFlags
 	var output string
 	var last int
+	var manifests bool
 	cmd := &cobra.Command{
 		Use:   "generations [REF]",
 		Short: "Show every set of policies that was in force: when, why, and what changed",
@@ -41,6 +45,7 @@ ten minutes, or that a rollout led to through all its steps. "ringfence plan gen
 and "ringfence rollout undo --to REF" returns to it.`,
 		Example: `  ringfence generations
   ringfence generations good
+  ringfence generations good --manifests > policies.yaml
   ringfence plan generation:3 generation:5`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,6 +55,9 @@ and "ringfence rollout undo --to REF" returns to it.`,
 			i, err := flags.instance()
 			if err != nil {
 				return err
+			}
+			if manifests {
+				return writeGeneration(cmd.OutOrStdout(), i, args)
 			}
 			views, err := generationViews(i, args, last)
 			if err != nil {
@@ -63,6 +71,7 @@ and "ringfence rollout undo --to REF" returns to it.`,
 	}
 	flags.flags(cmd)
 	cmd.Flags().IntVar(&last, "last", 20, "show that many")
+	cmd.Flags().BoolVar(&manifests, "manifests", false, "write the policies of REF as manifests, to be applied or kept")
 	outputFlag(cmd, &output, "text", "json", "yaml")
 	return cmd
 }
@@ -101,6 +110,37 @@ func generationViews(i runtime.Instance, args []string, last int) ([]generationV
 		views = append(views, v)
 	}
 	return views, nil
+}
+
+// writeGeneration writes the policies of a generation as manifests. What no manifest can say is an error: half of what was in
+// force is something else.
+func writeGeneration(w io.Writer, i runtime.Instance, args []string) error {
+	if len(args) == 0 {
+		return errors.New("--manifests: which generation? Name one: a number, an ID, \"current\" or \"good\"")
+	}
+	store, history, _, err := up.ReadGenerations(i)
+	if err != nil {
+		return err
+	}
+	e, err := history.Find(args[0])
+	if err != nil {
+		return err
+	}
+	kept, err := store.Get(e.ID)
+	if err != nil {
+		return err
+	}
+	var all bytes.Buffer
+	fmt.Fprintf(&all, "# Generation %d (%s), in force since %s: %s\n", e.Number, e.ID.Short(), e.Time.UTC().Format(time.DateTime), strings.Join(strings.Fields(e.Why), " "))
+	for _, p := range kept.Policies {
+		text, err := write.YAML(p)
+		if err != nil {
+			return fmt.Errorf("generation %d cannot be written as manifests: %w", e.Number, err)
+		}
+		fmt.Fprintf(&all, "---\n%s", text)
+	}
+	_, err = w.Write(all.Bytes())
+	return err
 }
 
 func policyLine(p *policy.Policy) string {

@@ -519,6 +519,10 @@ func TestReturnToGeneration(t *testing.T) {
 		!strings.Contains(lines[2], "~NetworkPolicy shop/db") || !strings.Contains(lines[3], "+NetworkPolicy shop/db") {
 		t.Errorf("generations: code %d\n%s", code, out)
 	}
+	out, code = w.ringfence("generations", "2", "--manifests")
+	if code != exitOK || !strings.HasPrefix(out, "# Generation 2 (") || !strings.Contains(out, "kind: NetworkPolicy\n") {
+		t.Errorf("generations --manifests: code %d\n%s", code, out)
+	}
 	out, code = w.ringfence("plan", "generation:current", w.manifests, "--detailed-exitcode")
 	if code != exitChanges || !strings.Contains(out, "~ NetworkPolicy shop/db") || !strings.Contains(out, "Newly allowed\n  other/stranger, ") {
 		t.Errorf("plan: code %d\n%s", code, out)
