@@ -107,6 +107,7 @@ var mayImport = map[string]string{
 	"bench/reach":                      "flow cluster reach",
 	"bench/kernel":                     "label flow policy cluster ruleset compile dataplane/nft netfilter netns podnet",
 	"bench/churn":                      "",
+	"bench/agent":                      "",
 	"bench/measure":                    "",
 }
 
