@@ -36,7 +36,7 @@ var mayImport = map[string]string{
 	"internal/service":         "label flow cluster",
 	"internal/rollout":         "label flow policy cluster",
 	// the edges: each meets the core, and another edge only through that edge's interface
-	"internal/explain":                 "label flow policy cluster eval",
+	"internal/explain":                 "label flow policy cluster eval manifest/write",
 	"internal/manifest":                "label flow policy cluster podspec service rollout near manifest/document",
 	"internal/manifest/document":       "cluster near",
 	"internal/source/dir":              "label flow policy cluster manifest wholefile",

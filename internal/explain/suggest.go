@@ -8,6 +8,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
+	"github.com/ringfence-project/ringfence/internal/manifest/write"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
@@ -127,12 +128,17 @@ func changeFor(s *cluster.State, c cluster.Connection, side *eval.Side) (Change,
 	if len(rule.Ports) > 0 {
 		out.Port = rule.Ports[0].String()
 	}
+	var text []byte
 	if create {
-		out.YAML = policyYAML(made)
+		text, err = write.YAML(made)
 	} else {
-		out.YAML = ruleYAML(made, side.Direction, rule)
+		text, err = write.Rule(made, side.Direction, rule)
 		out.Place = made.RuleAt(side.Direction, flow.Isolation).Place()
 	}
+	if err != nil {
+		return Change{}, err.Error()
+	}
+	out.YAML = string(text)
 	return out, ""
 }
 

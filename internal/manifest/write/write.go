@@ -3,19 +3,48 @@
 package write
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
 
-// fields is a part of an object.
-type fields = map[string]any
+// fields is a part of an object, in the order in which people write it; a map would be sorted by key.
+type fields []field
+
+type field struct {
+	key   string
+	value any
+}
+
+// MarshalYAML makes a mapping of f.
+func (f fields) MarshalYAML() (any, error) {
+	out := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, kv := range f {
+		var key, value yaml.Node
+		key.SetString(kv.key)
+		if err := value.Encode(kv.value); err != nil {
+			return nil, err
+		}
+		out.Content = append(out.Content, &key, &value)
+	}
+	return out, nil
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	e.CompactSeqIndent()
+	err := e.Encode(v)
+	return b.Bytes(), err
+}
 
 // alertAnnotation is manifest.AlertAnnotation; a test compares them.
 const alertAnnotation = "ringfence.dev/alert"
@@ -27,7 +56,19 @@ func YAML(p *policy.Policy) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", p.Kind(), p.RuleAt(flow.Ingress, flow.Isolation).Policy(), err)
 	}
-	return yaml.Marshal(object)
+	return marshal(object)
+}
+
+// Rule is a rule as an item of the list of p's rules in a direction.
+func Rule(p *policy.Policy, d flow.Direction, r policy.Rule) ([]byte, error) {
+	rule, err := clusterRule(d, r)
+	if p.Tier == policy.Namespace {
+		rule, err = networkRule(p, d, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return marshal([]fields{rule})
 }
 
 func object(p *policy.Policy) (fields, error) {
@@ -37,17 +78,17 @@ func object(p *policy.Policy) (fields, error) {
 	case strings.Contains(p.Name, ":"):
 		return nil, errors.New("it is read from an older kind than ClusterNetworkPolicy")
 	}
-	meta := fields{"name": p.Name}
-	if p.AlertTitle != "" {
-		meta["annotations"] = fields{alertAnnotation: p.AlertTitle}
-	}
+	meta := fields{{"name", p.Name}}
 	version, make := "policy.networking.k8s.io/v1alpha2", clusterSpec
 	if p.Tier == policy.Namespace {
-		meta["namespace"] = p.Namespace
+		meta = append(meta, field{"namespace", p.Namespace})
 		version, make = "networking.k8s.io/v1", networkSpec
 	}
+	if p.AlertTitle != "" {
+		meta = append(meta, field{"annotations", fields{{alertAnnotation, p.AlertTitle}}})
+	}
 	spec, err := make(p)
-	return fields{"apiVersion": version, "kind": p.Kind(), "metadata": meta, "spec": spec}, err
+	return fields{{"apiVersion", version}, {"kind", p.Kind()}, {"metadata", meta}, {"spec", spec}}, err
 }
 
 func networkSpec(p *policy.Policy) (fields, error) {
@@ -55,8 +96,8 @@ func networkSpec(p *policy.Policy) (fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	types := []string{}
-	spec := fields{"podSelector": subject}
+	var types []string
+	var sides fields
 	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
 		if !p.Isolates(d) {
 			continue
@@ -71,14 +112,13 @@ func networkSpec(p *policy.Policy) (fields, error) {
 			rules = append(rules, rule)
 		}
 		if len(rules) > 0 {
-			spec[d.String()] = rules
+			sides = append(sides, field{d.String(), rules})
 		}
 	}
-	spec["policyTypes"] = types
 	if len(types) == 0 {
 		return nil, errors.New("it isolates in no direction")
 	}
-	return spec, nil
+	return append(fields{{"podSelector", subject}, {"policyTypes", types}}, sides...), nil
 }
 
 // side is the field of a rule's peers.
@@ -96,51 +136,53 @@ func networkRule(p *policy.Policy, d flow.Direction, r policy.Rule) (fields, err
 				return nil, errors.New("anyone is among its peers")
 			}
 		case policy.PeerBlock:
-			block := fields{"cidr": peer.Block.String()}
+			block := fields{{"cidr", peer.Block.String()}}
 			if len(peer.Except) > 0 {
-				block["except"] = texts(peer.Except)
+				block = append(block, field{"except", texts(peer.Except)})
 			}
-			peers = append(peers, fields{"ipBlock": block})
+			peers = append(peers, fields{{"ipBlock", block}})
 		case policy.PeerPods:
 			pods, err := selector(peer.Pods.Pods)
 			if err != nil {
 				return nil, err
 			}
-			one := fields{"podSelector": pods}
+			var one fields
 			if !peer.Pods.Namespaces.Equal(p.Subject.Namespaces) {
-				if one["namespaceSelector"], err = selector(peer.Pods.Namespaces); err != nil {
+				namespaces, err := selector(peer.Pods.Namespaces)
+				if err != nil {
 					return nil, err
 				}
+				one = fields{{"namespaceSelector", namespaces}}
 			}
-			peers = append(peers, one)
+			peers = append(peers, append(one, field{"podSelector", pods}))
 		default:
 			return nil, fmt.Errorf("no peer can be %s", peer)
 		}
 	}
 	if len(peers) > 0 {
-		rule[side[d]] = peers
+		rule = append(rule, field{side[d], peers})
 	}
 	var ports []fields
 	for _, port := range r.Ports {
 		if port.Protocol == 0 {
 			return nil, fmt.Errorf("port %s has no protocol", port)
 		}
-		one := fields{"protocol": strings.ToUpper(port.Protocol.String())}
+		one := fields{{"protocol", strings.ToUpper(port.Protocol.String())}}
 		switch {
 		case port.Name != "":
-			one["port"] = port.Name
+			one = append(one, field{"port", port.Name})
 		case port.First == 0 && port.Last == 65535:
 		case port.First == 0:
 			return nil, fmt.Errorf("%s begins with port 0", port)
 		case port.First == port.Last:
-			one["port"] = port.First
+			one = append(one, field{"port", port.First})
 		default:
-			one["port"], one["endPort"] = port.First, port.Last
+			one = append(one, field{"port", port.First}, field{"endPort", port.Last})
 		}
 		ports = append(ports, one)
 	}
 	if ports != nil {
-		rule["ports"] = ports
+		rule = append(rule, field{"ports", ports})
 	}
 	return rule, nil
 }
@@ -150,7 +192,7 @@ func clusterSpec(p *policy.Policy) (fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := fields{"tier": p.Tier.String(), "priority": p.Priority, "subject": subject}
+	spec := fields{{"tier", p.Tier.String()}, {"priority", p.Priority}, {"subject", subject}}
 	for _, d := range flow.Directions {
 		var rules []fields
 		for i, r := range p.Rules(d) {
@@ -161,7 +203,7 @@ func clusterSpec(p *policy.Policy) (fields, error) {
 			rules = append(rules, rule)
 		}
 		if rules != nil {
-			spec[d.String()] = rules
+			spec = append(spec, field{d.String(), rules})
 		}
 	}
 	return spec, nil
@@ -178,9 +220,9 @@ func clusterRule(d flow.Direction, r policy.Rule) (fields, error) {
 		case peer.Kind == policy.PeerNodes && d == flow.Egress:
 			var nodes fields
 			nodes, err = selector(peer.Nodes)
-			one = fields{"nodes": nodes}
+			one = fields{{"nodes", nodes}}
 		case peer.Kind == policy.PeerBlock && d == flow.Egress && len(peer.Except) == 0:
-			one = fields{"networks": []string{peer.Block.String()}}
+			one = fields{{"networks", []string{peer.Block.String()}}}
 		default:
 			err = fmt.Errorf("no peer can be %s", peer)
 		}
@@ -192,10 +234,11 @@ func clusterRule(d flow.Direction, r policy.Rule) (fields, error) {
 	if peers == nil {
 		return nil, errors.New("it has no peers")
 	}
-	rule := fields{"action": r.Action.String(), side[d]: peers}
+	var rule fields
 	if r.Name != "" {
-		rule["name"] = r.Name
+		rule = fields{{"name", r.Name}}
 	}
+	rule = append(rule, field{"action", r.Action.String()}, field{side[d], peers})
 	var ports []fields
 	for _, port := range r.Ports {
 		one, err := clusterPort(port)
@@ -205,7 +248,7 @@ func clusterRule(d flow.Direction, r policy.Rule) (fields, error) {
 		ports = append(ports, one)
 	}
 	if ports != nil {
-		rule["protocols"] = ports
+		rule = append(rule, field{"protocols", ports})
 	}
 	return rule, nil
 }
@@ -216,13 +259,13 @@ func clusterPort(p policy.Port) (fields, error) {
 	case p.Name != "" && p.Protocol != 0:
 		return nil, fmt.Errorf("port %s has a name and a protocol", p)
 	case p.Name != "":
-		return fields{"destinationNamedPort": p.Name}, nil
+		return fields{{"destinationNamedPort", p.Name}}, nil
 	case p.First == 0:
 		return nil, fmt.Errorf("%s begins with port 0", p)
 	case p.First == p.Last:
-		return fields{protocol: fields{"destinationPort": fields{"number": p.First}}}, nil
+		return fields{{protocol, fields{{"destinationPort", fields{{"number", p.First}}}}}}, nil
 	}
-	return fields{protocol: fields{"destinationPort": fields{"range": fields{"start": p.First, "end": p.Last}}}}, nil
+	return fields{{protocol, fields{{"destinationPort", fields{{"range", fields{{"start", p.First}, {"end", p.Last}}}}}}}}, nil
 }
 
 // pods is a subject or a peer of a ClusterNetworkPolicy.
@@ -232,10 +275,10 @@ func pods(p policy.Pods) (fields, error) {
 		return nil, err
 	}
 	if p.Pods.IsEverything() {
-		return fields{"namespaces": namespaces}, nil
+		return fields{{"namespaces", namespaces}}, nil
 	}
 	own, err := selector(p.Pods)
-	return fields{"pods": fields{"namespaceSelector": namespaces, "podSelector": own}}, err
+	return fields{{"pods", fields{{"namespaceSelector", namespaces}, {"podSelector", own}}}}, err
 }
 
 // selector is a metav1.LabelSelector.
@@ -243,28 +286,29 @@ func selector(s label.Selector) (fields, error) {
 	if s.IsNothing() {
 		return nil, errors.New("a selector selects nothing, which none that is written does")
 	}
-	labels, expressions := fields{}, []fields{}
+	labels, expressions := map[string]string{}, []fields{}
 	for _, r := range s.Requirements() {
 		if _, twice := labels[r.Key]; r.Op == label.In && len(r.Values) == 1 && !twice {
 			labels[r.Key] = r.Values[0]
 			continue
 		}
-		e := fields{"key": r.Key, "operator": map[label.Op]string{label.In: "In", label.NotIn: "NotIn", label.Exists: "Exists",
-			label.DoesNotExist: "DoesNotExist"}[r.Op]}
+		e := fields{{"key", r.Key}, {"operator", operators[r.Op]}}
 		if len(r.Values) > 0 {
-			e["values"] = r.Values
+			e = append(e, field{"values", r.Values})
 		}
 		expressions = append(expressions, e)
 	}
 	out := fields{}
 	if len(labels) > 0 {
-		out["matchLabels"] = labels
+		out = append(out, field{"matchLabels", labels})
 	}
 	if len(expressions) > 0 {
-		out["matchExpressions"] = expressions
+		out = append(out, field{"matchExpressions", expressions})
 	}
 	return out, nil
 }
+
+var operators = map[label.Op]string{label.In: "In", label.NotIn: "NotIn", label.Exists: "Exists", label.DoesNotExist: "DoesNotExist"}
 
 func texts[T fmt.Stringer](all []T) []string {
 	var out []string

@@ -79,11 +79,16 @@ func TestForm(t *testing.T) {
 	const text = `apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  annotations:
-    ringfence.dev/alert: somebody tried
   name: db
   namespace: shop
+  annotations:
+    ringfence.dev/alert: somebody tried
 spec:
+  podSelector:
+    matchLabels:
+      app: db
+  policyTypes:
+  - Ingress
   ingress:
   - from:
     - podSelector:
@@ -97,16 +102,11 @@ spec:
           - dev
       podSelector: {}
     ports:
-    - port: 5432
-      protocol: TCP
-    - endPort: 9
+    - protocol: TCP
+      port: 5432
+    - protocol: UDP
       port: 8
-      protocol: UDP
-  podSelector:
-    matchLabels:
-      app: db
-  policyTypes:
-  - Ingress
+      endPort: 9
 `
 	policies, problems := read([]byte(text))
 	if len(problems) > 0 {
