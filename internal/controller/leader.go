@@ -300,7 +300,13 @@ func (l *leader) write(ctx context.Context, h *held, now time.Time) {
 func moved(was, is record.Record) bool {
 	a, b := was.Status, is.Status
 	return a.Phase != b.Phase || a.Step != b.Step || a.Digest != b.Digest || a.Revision != b.Revision || a.By != b.By ||
-		is.Complete != was.Complete || is.Former != was.Former
+		is.Complete != was.Complete || is.Former != was.Former || b.Over() && is.Nodes != was.Nodes && everywhere(is.Nodes)
+}
+
+// everywhere reports whether something is in force on all nodes, by what is told people.
+func everywhere(nodes string) bool {
+	in, of, both := strings.Cut(nodes, "/")
+	return both && in == of
 }
 
 // told reports whether there is something to tell people.
