@@ -6,8 +6,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/ringfence-project/ringfence/internal/agent"
 	"github.com/ringfence-project/ringfence/internal/up"
@@ -81,17 +79,9 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if f.node == "" {
 		return fmt.Errorf("--node is missing: the name of this node's object, as kubectl get nodes shows it")
 	}
-	config, err := f.config("ringfence-agent")
+	client, objects, err := f.clients("ringfence-agent")
 	if err != nil {
 		return err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make a client of the API: %w", err)
-	}
-	objects, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make a client of the API: %w", err)
 	}
 	flows := ""
 	if f.flows {

@@ -2,14 +2,11 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/rand"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/ringfence-project/ringfence/internal/controller"
 )
@@ -35,17 +32,9 @@ Metrics (/metrics) and health (/healthz, /readyz) are served on a loopback addre
 			if err != nil {
 				return err
 			}
-			config, err := s.config("ringfence-controller")
+			client, objects, err := s.clients("ringfence-controller")
 			if err != nil {
 				return err
-			}
-			client, err := kubernetes.NewForConfig(config)
-			if err != nil {
-				return fmt.Errorf("make a client of the API: %w", err)
-			}
-			objects, err := dynamic.NewForConfig(config)
-			if err != nil {
-				return fmt.Errorf("make a client of the API: %w", err)
 			}
 			return controller.Run(cmd.Context(), controller.Options{Client: client, Dynamic: objects, Namespace: leaseNamespace(namespace),
 				Identity: identity(), Listen: listen, Log: log})

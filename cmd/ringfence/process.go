@@ -5,6 +5,8 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -26,6 +28,23 @@ func (f *processFlags) config(userAgent string) (*rest.Config, error) {
 	config.UserAgent = userAgent
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
 	return config, nil
+}
+
+// clients returns what talks to the API about the kinds that it knows, and about all others.
+func (f *processFlags) clients(userAgent string) (kubernetes.Interface, dynamic.Interface, error) {
+	config, err := f.config(userAgent)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client of the API: %w", err)
+	}
+	objects, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client of the API: %w", err)
+	}
+	return client, objects, nil
 }
 
 func (f *processFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
