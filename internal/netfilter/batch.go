@@ -115,6 +115,11 @@ func (b *Batch) AddMap(d Map) {
 	b.add(unix.NFT_MSG_NEWSET, d.Family, netlink.Create, body)
 }
 
+// FlushMap deletes all elements of a map, which is there.
+func (b *Batch) FlushMap(d Map) {
+	b.add(unix.NFT_MSG_DELSETELEM, d.Family, 0, b.in().Text(unix.NFTA_SET_ELEM_LIST_SET, d.Name))
+}
+
 // DropMap implements Sink.
 func (b *Batch) DropMap(d Map) {
 	b.add(unix.NFT_MSG_DELSET, d.Family, 0, b.in().Text(unix.NFTA_SET_NAME, d.Name))

@@ -205,6 +205,12 @@ func missing(wanted bool) string {
 	return "not ours"
 }
 
+// Has reports whether a map is there, and of this type.
+func (i *Image) Has(d Map) bool {
+	m, there := i.Maps[d.Ref]
+	return there && m.shape == d.shape()
+}
+
 // Union returns the names in either map, in order.
 func Union[V any](a, b map[Ref]V) []Ref {
 	all := maps.Clone(a)

@@ -81,28 +81,23 @@ func lastAddress(p netip.Prefix) netip.Addr {
 	return last
 }
 
-// setBlocks makes blockMap what the ruleset says.
+// setBlocks puts what the ruleset says into the blockMap that is not looked at, and has packets look there. A table that is just
+// made has nothing to look at yet.
 func (e *editor) setBlocks(v int) {
-	old, ranges := e.ranges[v], flatten(e.rules.Addresses, v)
-	was, is := rangeSet(old), rangeSet(ranges)
-	for _, r := range old {
-		if !is[r] {
-			e.to.Del(blockMap(v), r.key())
-		}
-	}
-	for _, r := range ranges {
-		if !was[r] {
-			e.to.Put(blockMap(v), r.key(), number(uint32(r.identity)))
-		}
+	old, ranges, side := e.ranges[v], flatten(e.rules.Addresses, v), e.sides[v]
+	if slices.Equal(old, ranges) {
+		return
 	}
 	e.ranges[v] = ranges
-	e.undo = append(e.undo, func() { e.ranges[v] = old })
-}
-
-func rangeSet(ranges []addressRange) map[addressRange]bool {
-	set := make(map[addressRange]bool, len(ranges))
-	for _, r := range ranges {
-		set[r] = true
+	e.undo = append(e.undo, func() { e.ranges[v], e.sides[v] = old, side })
+	if e.first != e.to {
+		e.sides[v] = 1 - side
+		e.setChains(identityChains(e.sides))
 	}
-	return set
+	for _, r := range ranges {
+		e.first.Put(blockMap(v, e.sides[v]), r.key(), number(uint32(r.identity)))
+	}
+	for _, r := range old {
+		e.to.Del(blockMap(v, side), r.key())
+	}
 }

@@ -22,6 +22,7 @@ import (
 var (
 	generationText = regexp.MustCompile(`"generation (\d+)"`)
 	bornText       = regexp.MustCompile(`"rf:(\d+):\d+:[or]"`)
+	editionText    = regexp.MustCompile(`\[immediate 1=00000001 2\( 1=([0-9a-f]{8})\)\](\[meta [^]]*\])+\[lookup 1="edition"`)
 	defaultText    = regexp.MustCompile(`\[immediate 1=00000001 2\( 1=([0-9a-f]{8})\)\]`) // what subjectRules put in the scratch
 )
 
@@ -79,6 +80,32 @@ func find(pattern *regexp.Regexp, s string) uint64 {
 		return 0
 	}
 	return n
+}
+
+// edition returns the edition that a rule names, or 0.
+func edition(i *netfilter.Image) uint32 {
+	for _, text := range i.Chains[allowedChain(0, 0).Ref].Rules {
+		if m := editionText.FindStringSubmatch(text); m != nil {
+			b, err := hex.DecodeString(m[1])
+			if err == nil {
+				return readNumber(string(b))
+			}
+		}
+	}
+	return 0
+}
+
+// sides returns which blockMap the rules look at, for each version of IP.
+func sides(i *netfilter.Image) [2]int {
+	var found [2]int
+	for _, text := range i.Chains[named("client")].Rules {
+		for v := range found {
+			if strings.Contains(text, fmt.Sprintf("%q", blockMap(v, 1).Name)) {
+				found[v] = 1
+			}
+		}
+	}
+	return found
 }
 
 // epochs returns the epochs that rules name; in order, and one unless somebody edited them.

@@ -18,11 +18,14 @@ type state struct {
 	rules   *ruleset.Ruleset // stripped
 	applier *ruleset.Applier // to rules; nil if it is not known to be right
 	epoch   int
+	edition uint32 // see editionSet
 	// born is the generation that each row's log names.
 	born map[ruleset.RowID]uint64
-	// locals are the identities in localMap, and ranges the content of blockMap for each version of IP.
+	// locals are the identities in localMap, and ranges the content of blockMap for each version of IP, of which there are
+	// two: that of sides is looked at.
 	locals map[netip.Addr]ruleset.Identity
 	ranges [2][]addressRange
+	sides  [2]int
 	// users counts the addresses that are bound to each interface, and to each port of a bridge.
 	users map[netfilter.Ref]int
 	// inet and bridge say which tables there are.
@@ -38,10 +41,11 @@ func emptyState() *state {
 // in the state but the ruleset, which is the new one already.
 type editor struct {
 	*state
-	to   netfilter.Sink
-	opts Options
-	held bool // a table that is made is made held
-	undo []func()
+	first netfilter.Sink // what is in force before all else is: maps with intervals that nothing looks at yet
+	to    netfilter.Sink
+	opts  Options
+	held  bool // a table that is made is made held
+	undo  []func()
 }
 
 // edit carries out ops, which lead from before (as far as ops speak of it) to the state's ruleset.
@@ -115,7 +119,8 @@ func (e *editor) createInet() {
 		v := version(p.Addr())
 		e.to.Put(closedSet(v), addressRange{first: p.Addr(), last: lastAddress(p)}.key(), "")
 	}
-	e.addChains(append(fixedChains(e.opts), judging(e.epoch, e.held)...))
+	e.to.Put(editionSet, number(e.edition), "")
+	e.addChains(e.chains(e.opts, e.held))
 	e.set(&e.inet, true)
 }
 
@@ -124,26 +129,32 @@ func (e *editor) addChains(chains []netfilter.Chain) {
 	for _, c := range chains {
 		e.to.AddChain(netfilter.Chain{Ref: c.Ref, Hook: c.Hook})
 	}
-	for _, c := range chains {
-		e.to.SetRules(c.Ref, c.Rules)
-	}
-}
-
-// hold has judge let nothing in but what it accepted before.
-func (e *editor) hold() {
-	for _, c := range judging(e.epoch, true) {
-		e.to.SetRules(c.Ref, c.Rules)
-	}
+	e.setChains(chains)
 }
 
 // nextEpoch makes judge forget what it accepted.
 func (e *editor) nextEpoch(epoch int) {
-	for _, c := range judging(epoch, false) {
-		e.to.SetRules(c.Ref, c.Rules)
-	}
+	e.nextEdition()
+	e.setChains(judging(epoch, e.edition, false))
 	old := e.epoch
 	e.epoch = epoch
 	e.undo = append(e.undo, func() { e.epoch = old })
+}
+
+// nextEdition has no packet accepted that began to be judged before the transaction. Chain allowed, where they end, has to be
+// written again.
+func (e *editor) nextEdition() {
+	old := e.edition
+	e.to.Del(editionSet, number(old))
+	e.edition++
+	e.to.Put(editionSet, number(e.edition), "")
+	e.undo = append(e.undo, func() { e.edition = old })
+}
+
+func (e *editor) setChains(chains []netfilter.Chain) {
+	for _, c := range chains {
+		e.to.SetRules(c.Ref, c.Rules)
+	}
 }
 
 func (e *editor) set(what *bool, to bool) {
@@ -161,9 +172,9 @@ func (e *editor) addRow(id ruleset.RowID, row ruleset.Row) {
 	}
 	for _, p := range flow.PortProtocols {
 		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
-			e.to.AddMap(portsSet(id, p))
+			e.first.AddMap(portsSet(id, p))
 			for _, r := range ranges {
-				e.to.Put(portsSet(id, p), string(r[:]), "")
+				e.first.Put(portsSet(id, p), string(r[:]), "")
 			}
 		}
 	}

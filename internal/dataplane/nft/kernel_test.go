@@ -340,7 +340,9 @@ func TestForeignEditsAreSeen(t *testing.T) {
 	edits := map[string]string{
 		"element added":     `add element inet ringfence identities4 { 10.9.9.9 : 0:5 }`,
 		"element deleted":   `delete element inet ringfence peers_in_5 { 0:9 }`,
-		"block deleted":     `delete element inet ringfence blocks4 { 10.1.0.0/16 }`,
+		"block deleted":     `delete element inet ringfence blocks4_0 { 10.1.0.0/16 }`,
+		"block beside":      `add element inet ringfence blocks4_1 { 10.1.0.0/16 : 0:5 }`,
+		"edition lost":      `flush set inet ringfence edition`,
 		"port opened":       `add element inet ringfence ports_2_tcp { 22 }`,
 		"rule inserted":     `insert rule inet ringfence judge accept`,
 		"rule in a row":     `insert rule inet ringfence row_1 accept`,
@@ -386,7 +388,7 @@ func TestForeignEditsAreSeenAfterARestart(t *testing.T) {
 	for _, script := range []string{
 		`insert rule inet ringfence judge accept`,
 		`add element inet ringfence rows { 8000:9 : goto row_1 }`,
-		`add element inet ringfence blocks4 { 11.0.0.0/8 : 0:5 }`,
+		`add element inet ringfence blocks4_0 { 11.0.0.0/8 : 0:5 }`,
 		`add element inet ringfence bindings4 { 10.0.0.2 . "eth0" }`,
 		`add element inet ringfence local4 { 10.0.0.9 : 0:3 }`,
 		`flush chain inet ringfence state`,

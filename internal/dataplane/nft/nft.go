@@ -10,15 +10,16 @@
 //	out_N, in_N          address of the other end → identity → peers_out_N, peers_in_N → number of the row; else the default row's
 //	row                  number of the row → row_N
 //	row_N                protocol and the server's port → return to judge, or count, log and drop
-//	allowed              put the epoch's label on the connection and accept
+//	allowed              put the epoch's label on the connection and accept, if nothing changed since forward or input
 //
 // Everything is looked up of the connection, not of the packet: the client is the source of its original direction
 // and the server the source of its replies, whatever addresses were translated. The scratch register between look-ups
 // is the packet's priority, which is therefore lost on packets that are judged (its mark is others').
 //
 // A transaction of nftables is atomic, but a packet that is under way while it commits may see rules from before it and
-// maps from after it. It may then be judged wrongly, once, and gets the label of the epoch before: where that matters
-// the epoch has changed, and the connection's next packet is judged anew.
+// maps from after it. Where that matters the packet is dropped at the end (see editionSet). And what a transaction puts into
+// maps with intervals is seen a moment later than the rest of it. So such maps are filled in a transaction of their own,
+// before the one by which packets come to look at them; once in force they are not edited.
 package nft
 
 import (
@@ -27,7 +28,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -217,6 +217,7 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		if next.epoch = epoch; len(epochs(img)) == 1 {
 			next.epoch = epochs(img)[0] // what is accepted goes on until it is judged anew
 		}
+		next.edition = edition(img) + 1
 		if err := next.become(r.Stripped(), b, d.opts, true); err != nil {
 			return nil, err
 		}
@@ -234,11 +235,9 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 
 // release ends that the table is held, and begins an epoch.
 //
-// The kernel shows new rules and new elements of maps to packets at once, but for maps with intervals: these it replaces
-// as wholes, a moment after the rules. In that moment rules would find nothing, or what was there before, and what they
-// accepted by that would stay accepted. So what changes such a map is put in force with nothing being let in that was not
-// accepted before, and the table is released once the kernel has said that it is done. A connection that begins in between
-// is late by one packet. If we end in between, nobody new is let in until an agent is back.
+// A table that is replaced has maps with intervals of the names that are there already, so they cannot be filled before. It is
+// put in force with nothing being let in that was not accepted before, and released once the kernel has said that it is done. A
+// connection that begins in between is late by one packet. If we end in between, nobody new is let in until an agent is back.
 func (d *Dataplane) release(ctx context.Context, epoch int) error {
 	b := &netfilter.Batch{Table: d.opts.Table}
 	e := editor{state: d.state, to: b, opts: d.opts}
@@ -272,7 +271,7 @@ func (d *Dataplane) forgetNotices() error {
 // become fills an empty state, and what it is written to, with a ruleset.
 func (s *state) become(r *ruleset.Ruleset, to netfilter.Sink, o Options, held bool) error {
 	s.rules = r
-	e := editor{state: s, to: to, opts: o, held: held}
+	e := editor{state: s, first: to, to: to, opts: o, held: held}
 	return e.edit(ruleset.New(), ruleset.Difference(ruleset.New(), r))
 }
 
@@ -286,13 +285,16 @@ func (d *Dataplane) clear(b *netfilter.Batch, img *netfilter.Image) {
 		return
 	}
 	hooks := netfilter.NewImage()
-	for _, c := range append(fixedChains(d.opts), judging(firstEpoch, false)...) {
+	for _, c := range emptyState().chains(d.opts, false) {
 		hooks.AddChain(c)
 	}
 	b.AddTable(netfilter.Inet)
 	b.FlushTable(netfilter.Inet)
 	for _, r := range netfilter.Union(img.Maps, nil) {
-		if r.Family == netfilter.Inet {
+		switch {
+		case r == editionSet.Ref && img.Has(editionSet): // packets under way ask this one, not the next one of its name
+			b.FlushMap(editionSet)
+		case r.Family == netfilter.Inet:
 			b.DropMap(netfilter.Map{Ref: r})
 		}
 	}
@@ -348,19 +350,21 @@ func (d *Dataplane) apply(ctx context.Context, delta ruleset.Delta) error {
 
 // enforce carries the difference of two parts of rulesets to the kernel; the state's ruleset is the new one already.
 func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset, tightens bool) error {
-	b := &netfilter.Batch{Table: d.opts.Table}
+	first, b := &netfilter.Batch{Table: d.opts.Table}, &netfilter.Batch{Table: d.opts.Table}
 	ops := ruleset.Difference(before, after)
-	e := editor{state: d.state, to: b, opts: d.opts, held: true}
-	held := !e.inet || slices.ContainsFunc(ops, changesBlocks)
-	epoch, err := d.nextEpoch(e.state, tightens || held)
+	e := editor{state: d.state, first: first, to: b, opts: d.opts}
+	epoch, err := d.nextEpoch(e.state, tightens)
+	if !e.inet {
+		e.first, e.epoch, e.held = b, epoch, true
+	}
+	held := e.held
 	switch {
-	case err != nil:
-	case !e.inet:
-		e.epoch = epoch
-	case held:
-		e.hold()
+	case err != nil || held:
 	case epoch != e.epoch:
 		e.nextEpoch(epoch)
+	case mixes(before, ops):
+		e.nextEdition()
+		e.setChains([]netfilter.Chain{allowedChain(e.epoch, e.edition)})
 	}
 	if err == nil {
 		err = e.edit(before, ops)
@@ -369,7 +373,7 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 		err = d.checkBridge(d.state)
 	}
 	if err == nil {
-		err = d.retry(ctx, func() ([]netlink.Message, error) { return b.Messages(), d.catchUp(ctx) })
+		err = d.both(ctx, first, b)
 	}
 	if err == nil && held {
 		return d.release(ctx, epoch)
@@ -380,6 +384,21 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 		}
 	}
 	return err
+}
+
+// both carries out two transactions. If only the first is in force, so that maps are there that nobody looks at, our tables are
+// to be read before the next change, which finds them not to be what they should.
+func (d *Dataplane) both(ctx context.Context, first, second *netfilter.Batch) error {
+	prepared := len(first.Messages()) > 0
+	for _, b := range []*netfilter.Batch{first, second} {
+		if err := d.retry(ctx, func() ([]netlink.Message, error) { return b.Messages(), d.catchUp(ctx) }); err != nil {
+			if prepared && b == second {
+				d.state = nil
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // nextEpoch returns the epoch after a change.
@@ -393,9 +412,26 @@ func (d *Dataplane) nextEpoch(s *state, changes bool) (int, error) {
 	return s.epoch, nil
 }
 
-// changesBlocks reports whether an operation changes a map with intervals by which something may be let in.
-func changesBlocks(op ruleset.Op) bool {
-	return (op.Kind == ruleset.SetAddress || op.Kind == ruleset.DeleteAddress) && !op.Prefix.IsSingleIP()
+// mixes reports whether a packet that is under way while ops come in force may be judged by what was there neither before nor
+// after them. It may come to a chain that is new or gone or to a map that is, or look up what an identity may that is no more
+// its address's. Other changes are seen by one look-up, which finds the old or the new.
+func mixes(before *ruleset.Ruleset, ops []ruleset.Op) bool {
+	moves, pairs := false, false
+	for _, op := range ops {
+		switch op.Kind {
+		case ruleset.AddRow, ruleset.DeleteRow, ruleset.SetDefault, ruleset.DeleteDefault:
+			return true
+		case ruleset.SetPair, ruleset.DeletePair:
+			pairs = true
+		case ruleset.SetAddress, ruleset.DeleteAddress:
+			if !op.Prefix.IsSingleIP() {
+				return true
+			}
+			old, was := before.Addresses[op.Prefix]
+			moves = moves || was && (op.Kind == ruleset.DeleteAddress || old != op.Identity)
+		}
+	}
+	return moves && pairs
 }
 
 // Realized implements dataplane.Dataplane.
@@ -454,6 +490,7 @@ func adopt(img *netfilter.Image, o Options) (*state, error) {
 	}
 	var rules *ruleset.Ruleset
 	rules, s.epoch, s.born = decode(img)
+	s.edition, s.sides = edition(img), sides(img)
 	want := netfilter.NewImage()
 	err := rules.Check()
 	if err == nil {

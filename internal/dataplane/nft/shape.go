@@ -4,6 +4,7 @@ package nft
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -52,8 +53,9 @@ func identityMap(v int) netfilter.Map {
 	return netfilter.Map{Ref: versioned("identities", v), Key: addresses[v], Value: classID}
 }
 
-func blockMap(v int) netfilter.Map {
-	return netfilter.Map{Ref: versioned("blocks", v), Key: addresses[v], Value: classID, Interval: true}
+// blockMap is one of two: while one is looked at, the next content is put into the other.
+func blockMap(v, side int) netfilter.Map {
+	return netfilter.Map{Ref: named(fmt.Sprintf("%s_%d", versioned("blocks", v).Name, side)), Key: addresses[v], Value: classID, Interval: true}
 }
 
 // prefixMap is not for packets: it remembers the prefixes that the ranges of blockMap were made of, for reading back.
@@ -86,6 +88,13 @@ func interfaceSet(family byte) netfilter.Map {
 func closedSet(v int) netfilter.Map {
 	return netfilter.Map{Ref: versioned("closed", v), Key: addresses[v], Interval: true}
 }
+
+// editionSet holds one number, which chain allowed has in a rule too. A packet goes by the rules that it found when it came in,
+// but by the data of each moment: if a transaction commits while it is judged, it may find an identity from before it and no
+// more find what that is allowed, or come to a chain that has no rules for it yet. So such a transaction changes the number, in
+// both places, and who comes to the end with the rules from before it finds another number, and is dropped: what it was
+// judged by was never in force.
+var editionSet = netfilter.Map{Ref: named("edition"), Key: classID}
 
 // closedCounter counts what is dropped because one of its ends is an unknown pod.
 var closedCounter = named("closed")
@@ -124,9 +133,9 @@ func fixedMaps(family byte) []netfilter.Map {
 	var defs []netfilter.Map
 	if family == netfilter.Inet {
 		for v := range 2 {
-			defs = append(defs, localMap(v), identityMap(v), blockMap(v), prefixMap(v), closedSet(v))
+			defs = append(defs, localMap(v), identityMap(v), blockMap(v, 0), blockMap(v, 1), prefixMap(v), closedSet(v))
 		}
-		defs = append(defs, subjectsMap(flow.Ingress), subjectsMap(flow.Egress), rowsMap, portedSet)
+		defs = append(defs, subjectsMap(flow.Ingress), subjectsMap(flow.Egress), rowsMap, portedSet, editionSet)
 	}
 	for v := range 2 {
 		defs = append(defs, boundSet(family, v), bindingSet(family, v))
@@ -166,16 +175,27 @@ func fixedChains(o Options) []netfilter.Chain {
 		unknownChain("unknown_source", loadSource, notLoopback()), unknownChain("unknown_destination", loadDestination, forwarded()),
 		{Ref: named("unknown"), Rules: refuse(closedCounter, 0, 0, o)},
 		{Ref: named("judge"), Rules: judgeRules()}, rowChooser(),
-		peerChain("client", original, "source"), peerChain("server", reply, "destination"),
-		{Ref: named("local_source"), Rules: setFrom(notLocal, localMap, loadSource)},
-		{Ref: named("local_destination"), Rules: setFrom(notLocal, localMap, loadDestination)},
-		{Ref: named("source"), Rules: setFrom(0, nil, loadSource)}, {Ref: named("destination"), Rules: setFrom(0, nil, loadDestination)},
+		{Ref: named("local_source"), Rules: localFrom(loadSource)},
+		{Ref: named("local_destination"), Rules: localFrom(loadDestination)},
 	}
+}
+
+// identityChains leave the identity of one end in the scratch. sides say which blockMap they look at.
+func identityChains(sides [2]int) []netfilter.Chain {
+	return []netfilter.Chain{
+		peerChain("client", original, "source", sides), peerChain("server", reply, "destination", sides),
+		{Ref: named("source"), Rules: identityFrom(loadSource, sides)}, {Ref: named("destination"), Rules: identityFrom(loadDestination, sides)},
+	}
+}
+
+// chains are all that there are whatever the ruleset says.
+func (s *state) chains(o Options, held bool) []netfilter.Chain {
+	return slices.Concat(fixedChains(o), identityChains(s.sides), judging(s.epoch, s.edition, held))
 }
 
 // dropChain drops what has a local address at one of its ends, or an unknown pod's, for which it asks two other chains.
 func dropChain(name string, unknown [2]string, ends ...func(v int) []netfilter.Expression) netfilter.Chain {
-	return netfilter.Chain{Ref: named(name), Rules: append(setFrom(notLocal, localMap, ends...),
+	return netfilter.Chain{Ref: named(name), Rules: append(localFrom(ends...),
 		does(loadScratch(), isNot(host32(notLocal)...), count(), drop()), does(jump(unknown[0])), does(jump(unknown[1])),
 		does(scratch(0), accept()))}
 }
@@ -223,29 +243,34 @@ func untracked(verdict []netfilter.Expression) netfilter.Rule {
 }
 
 // peerChain leaves the identity of one end of the connection in the scratch.
-func peerChain(name string, direction int, otherwise string) netfilter.Chain {
+func peerChain(name string, direction int, otherwise string, sides [2]int) netfilter.Chain {
 	return netfilter.Chain{Ref: named(name), Rules: append(
 		[]netfilter.Rule{untracked(goTo(otherwise))},
-		setFrom(0, nil, connectionEnd(direction))...)}
+		identityFrom(connectionEnd(direction), sides)...)}
 }
 
-// setFrom fills the scratch: with the value that a map has for an address, else with miss. Without a map, the value is
-// an identity: that of the longest block, and over it that of the address itself.
+// localFrom fills the scratch with the identity of one of our pods, or notLocal.
 //
-// The first rule is not to be left out: a miss leaves the scratch as it was, and that is what the sender put there, as
-// a packet starts with the priority that its TOS says. After it a miss may well leave what an earlier rule found: all
-// of them look at addresses of this one end.
-func setFrom(miss uint32, of func(v int) netfilter.Map, loads ...func(v int) []netfilter.Expression) []netfilter.Rule {
-	rules := []netfilter.Rule{does(scratch(miss))}
+// The first rule is not to be left out, here and in identityFrom: a miss leaves the scratch as it was, and that is what the sender
+// put there, as a packet starts with the priority that its TOS says. After it a miss may well leave what an earlier rule found:
+// all of them look at addresses of this one end.
+func localFrom(loads ...func(v int) []netfilter.Expression) []netfilter.Rule {
+	rules := []netfilter.Rule{does(scratch(notLocal))}
 	for _, load := range loads {
 		for v := range 2 {
-			if of != nil {
-				rules = append(rules, does(load(v), mapped(of(v).Name), setScratch()))
-				continue
-			}
-			rules = append(rules, does(load(v), mapped(blockMap(v).Name), setScratch()),
-				does(load(v), mapped(identityMap(v).Name), setScratch()))
+			rules = append(rules, does(load(v), mapped(localMap(v).Name), setScratch()))
 		}
+	}
+	return rules
+}
+
+// identityFrom fills the scratch with the identity of an address: that of the longest block, and over it that of the address
+// itself, or 0.
+func identityFrom(load func(v int) []netfilter.Expression, sides [2]int) []netfilter.Rule {
+	rules := []netfilter.Rule{does(scratch(0))}
+	for v := range 2 {
+		rules = append(rules, does(load(v), mapped(blockMap(v, sides[v]).Name), setScratch()),
+			does(load(v), mapped(identityMap(v).Name), setScratch()))
 	}
 	return rules
 }
@@ -265,7 +290,7 @@ func connectionEnd(direction int) func(v int) []netfilter.Expression {
 // lack of an incoming interface, which packets from one port of a bridge to another lack there too.
 //
 // Where held, nothing is judged: what has the label passes, and all else is dropped (see Dataplane.release).
-func judging(epoch int, held bool) []netfilter.Chain {
+func judging(epoch int, edition uint32, held bool) []netfilter.Chain {
 	rest := does(goTo("judge"))
 	if held {
 		rest = does(count(), drop())
@@ -283,8 +308,16 @@ func judging(epoch int, held bool) []netfilter.Chain {
 			does(inDirection(reply), accept()), // the client is the node
 			rest,
 		}},
-		{Ref: named("allowed"), Rules: []netfilter.Rule{does(setLabel(epoch), scratch(0), accept())}},
+		allowedChain(epoch, edition),
 	}
+}
+
+// allowedChain is where all that is allowed ends up.
+func allowedChain(epoch int, edition uint32) netfilter.Chain {
+	return netfilter.Chain{Ref: named("allowed"), Rules: []netfilter.Rule{
+		does(scratch(edition), loadScratch(), in(editionSet.Name), setLabel(epoch), scratch(0), accept()),
+		does(count(), drop()),
+	}}
 }
 
 func judgeRules() []netfilter.Rule {
@@ -300,9 +333,9 @@ func judgeRules() []netfilter.Rule {
 		does(inState(expr.CtStateBitINVALID), goTo("invalid")),
 		icmpError(flow.ICMP), icmpError(flow.ICMPv6),
 	}
-	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(original))...)
+	rules = append(rules, localFrom(connectionEnd(original))...)
 	rules = append(rules, untracked(jump("local_source")), askUnknown("unknown_client"), does(loadScratch(), follow("subjects_out")), askRow())
-	rules = append(rules, setFrom(notLocal, localMap, connectionEnd(reply))...)
+	rules = append(rules, localFrom(connectionEnd(reply))...)
 	return append(rules, untracked(jump("local_destination")), askUnknown("unknown_server"), does(loadScratch(), follow("subjects_in")), askRow(),
 		does(goTo("allowed")))
 }

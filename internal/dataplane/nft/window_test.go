@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringfence-project/ringfence/internal/dataplane"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -30,24 +31,110 @@ func (l *lab) blocked(generation uint64, block ruleset.Identity) *ruleset.Rulese
 	return r
 }
 
+// renamed denies what comes from outside to pod A by an identity that the rules before and after do not know, and by a row of
+// its own.
+func (l *lab) renamed(generation uint64) *ruleset.Ruleset {
+	id, row := 200+generation%3, 2+generation%3
+	r := l.rules(fmt.Sprintf("address O4 %[1]d\naddress O6 %[1]d\nsubject ingress 101\n  default row 1\n  from %[1]d row %[2]d\n"+
+		"row 1\n  else allow\nrow %[2]d\n  else deny\n", id, row))
+	r.Generation = generation
+	return r
+}
+
+// resubjected denies pod A everything, by an identity that the rules before and after do not know.
+func (l *lab) resubjected(generation uint64) *ruleset.Ruleset {
+	id := ruleset.Identity(300 + generation%3)
+	r := l.rules(fmt.Sprintf("subject ingress %d\n  default row 2\nrow 2\n  else deny\n", id))
+	for _, a := range addresses32(podA) {
+		r.Addresses[a] = id
+	}
+	r.Generation = generation
+	return r
+}
+
 // What is denied before a change and after it is denied at all times between, though the kernel shows the new content of
-// maps with intervals a moment after the rules and data that go with it.
-func TestNothingComesThroughWhileBlocksChange(t *testing.T) {
+// maps with intervals a moment after the rules and data that go with it, and a packet may be under way while it commits.
+func TestNothingComesThroughChanges(t *testing.T) {
+	for name, rules := range map[string]func(l *lab, generation uint64) *ruleset.Ruleset{
+		"of blocks":     func(l *lab, g uint64) *ruleset.Ruleset { return l.blocked(g, ruleset.Identity(200+g%2)) },
+		"of identities": (*lab).renamed, "of subjects": (*lab).resubjected,
+	} {
+		t.Run(name, func(t *testing.T) { floodChanges(t, rules) })
+	}
+}
+
+func floodChanges(t *testing.T, rules func(l *lab, generation uint64) *ruleset.Ruleset) {
 	l := newLab(t, false)
 	l.opts.Closed = podRanges
 	d := l.open()
 	defer d.Close()
-	l.must(d.Replace(t.Context(), l.blocked(1, 200)))
+	l.must(d.Replace(t.Context(), rules(l, 1)))
 
-	var arrived, sent atomic.Int64
+	arrived, sent := l.floods(func() {
+		for i := range 60 {
+			next := rules(l, uint64(i+2))
+			if i%5 == 0 {
+				l.must(d.Replace(t.Context(), next))
+				continue
+			}
+			delta := ruleset.Diff(mustRealize(t, d), next)
+			delta.Tightens = i%5 == 1 // it is not always known that something gets tighter
+			l.must(d.Apply(t.Context(), delta))
+		}
+	})
+	if arrived > 0 || sent == 0 {
+		t.Errorf("%d of %d packets arrived that are denied before and after every change", arrived, sent)
+	}
+}
+
+// What is allowed before and after a change is refused at no time between. Its connections are judged anew after each.
+func TestNothingIsRefusedWhilePortsChange(t *testing.T) {
+	l := newLab(t, false)
+	d := l.open()
+	defer d.Close()
+	rules := func(generation uint64) *ruleset.Ruleset {
+		r := l.rules(fmt.Sprintf("subject ingress 101\n  default row %[1]d\nrow %[1]d\n  udp %[2]d allow\n  udp 9999 allow\n  else deny\n", 1+generation%2, 100+generation%2))
+		r.Generation = generation
+		return r
+	}
+	l.must(d.Replace(t.Context(), rules(1)))
+	ctx, stop := context.WithCancel(t.Context())
+	var watcher sync.WaitGroup
+	var refused atomic.Int64
+	watcher.Go(func() {
+		if err := d.Watch(ctx, func(e dataplane.Event) {
+			if e.Denial != nil {
+				refused.Add(1)
+			}
+		}); ctx.Err() == nil {
+			t.Error(err)
+		}
+	})
+	arrived, sent := l.floods(func() {
+		for i := range 60 {
+			delta := ruleset.Diff(mustRealize(t, d), rules(uint64(i+2)))
+			delta.Tightens = true
+			l.must(d.Apply(t.Context(), delta))
+		}
+	})
+	stop()
+	watcher.Wait()
+	if n := refused.Load(); n > 0 || arrived < sent/2 {
+		t.Errorf("%d packets of %d were refused that are allowed before and after every change, %d arrived", n, sent, arrived)
+	}
+}
+
+// floods sends packets from outside to port 9999 of pod A while f runs, and returns how many arrived and were sent.
+func (l *lab) floods(f func()) (arrived, sent int64) {
+	var in, out atomic.Int64
 	l.must(l.hosts[podA].ns.Do(func() error {
 		c, err := net.ListenUDP("udp", &net.UDPAddr{Port: 9999})
 		if err != nil {
 			return err
 		}
-		t.Cleanup(func() { c.Close() })
+		l.t.Cleanup(func() { c.Close() })
 		go func() {
-			for b := make([]byte, 8); ; arrived.Add(1) {
+			for b := make([]byte, 8); ; in.Add(1) {
 				if _, err := c.Read(b); err != nil {
 					return
 				}
@@ -55,7 +142,7 @@ func TestNothingComesThroughWhileBlocksChange(t *testing.T) {
 		}()
 		return nil
 	}))
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(l.t.Context())
 	var flood sync.WaitGroup
 	for v := range 2 {
 		l.must(l.hosts[outside].ns.Do(func() error {
@@ -67,26 +154,15 @@ func TestNothingComesThroughWhileBlocksChange(t *testing.T) {
 				defer c.Close()
 				for ; ctx.Err() == nil; time.Sleep(10 * time.Microsecond) { // the processor is not ours alone
 					if _, err := c.Write([]byte("in")); err == nil {
-						sent.Add(1)
+						out.Add(1)
 					}
 				}
 			})
 			return nil
 		}))
 	}
-	for i := range 60 {
-		next := l.blocked(uint64(i+2), ruleset.Identity(200+i%2))
-		if i%3 == 0 {
-			l.must(d.Replace(t.Context(), next))
-			continue
-		}
-		delta := ruleset.Diff(mustRealize(t, d), next)
-		delta.Tightens = i%3 == 1 // it is not always known that something gets tighter
-		l.must(d.Apply(t.Context(), delta))
-	}
+	f()
 	stop()
 	flood.Wait()
-	if n := arrived.Load(); n > 0 || sent.Load() == 0 {
-		t.Errorf("%d of %d packets arrived that are denied before and after every change", n, sent.Load())
-	}
+	return in.Load(), out.Load()
 }
