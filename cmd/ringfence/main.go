@@ -94,6 +94,6 @@ with --detailed-exitcode); 3 wrong usage, bad input or an internal error.`,
 		SilenceErrors: true,
 	}
 	root.AddCommand(newCan(), newExplain(), newLab(), newMap(), newTest(), newLint(), newPlan(), newFlows(), newDNS(), newUp(), newDown(), newExec(), newLogs(),
-		newStatus(), newWait(), newRollout(), newGenerations(), newGuard(), newDoctor(), newAgent(), newController(), newCNI(), newShim(), newVersion())
+		newStatus(), newWait(), newRollout(), newGenerations(), newGuard(), newDoctor(), newAgent(), newController(), newCNI(), newShim(), newProbe(), newVersion())
 	return root
 }
