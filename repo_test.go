@@ -84,7 +84,7 @@ var mayImport = map[string]string{
 	"internal/manifest/write":          "label flow policy",
 	"internal/guard":                   "label flow policy cluster",
 	"internal/lint":                    "label flow policy cluster eval service rollout manifest near report",
-	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document source/dir query explain reach near report",
+	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document manifest/write source/dir query explain reach near report",
 	"internal/live":                    "label flow policy cluster eval query",
 	"internal/live/wire":               "flow cluster echo",
 	"internal/podspec":                 "",

@@ -53,9 +53,7 @@ func (r *Runner) cases(d Doc, t namedTest, now, later *arena) []Check {
 		}
 		checks, all = append(checks, c), append(all, list)
 	}
-	judge := func(e expected) (Observed, error) {
-		return Observed{Verdict: verdict(e.arena.oracle.Decide(e.connection))}, nil
-	}
+	judge := evaluated
 	if r.Boot != nil {
 		made, err := r.makeAll(all, now, later)
 		if err != nil {
@@ -67,6 +65,11 @@ func (r *Runner) cases(d Doc, t namedTest, now, later *arena) []Check {
 		r.check(&checks[i], all[i], judge)
 	}
 	return checks
+}
+
+// evaluated is what the evaluator says.
+func evaluated(e expected) (Observed, error) {
+	return Observed{Verdict: verdict(e.arena.oracle.Decide(e.connection))}, nil
 }
 
 // String is the case in a line.
@@ -219,6 +222,12 @@ func (r *Runner) check(c *Check, all []expected, judge func(expected) (Observed,
 			c.Error = err.Error()
 			return
 		}
+		if got.Skip != "" {
+			c.skip(got.Skip, 1)
+			got.Verdict = verdict(d)
+		} else if r.Boot != nil {
+			c.Made++
+		}
 		message := e.wrong(d, got)
 		if message == "" {
 			continue
@@ -245,6 +254,10 @@ func (e expected) wrong(d eval.Decision, got Observed) string {
 	switch {
 	case got.Trouble != "":
 		return got.Trouble
+	case got.Verdict == Allowed && verdict(d) == Denied:
+		return fmt.Sprintf("want %s, got allow; the policies deny it, so they are not enforced", e.want)
+	case got.Verdict == Denied && verdict(d) == Allowed:
+		return fmt.Sprintf("want %s, got deny; the policies allow it, so something else is in the way, or they are not in force yet", e.want)
 	case got.Verdict != e.want && got.Verdict == Unknown:
 		return fmt.Sprintf("want %s, got unknown: it depends on the labels of a pod that nobody knows", e.want)
 	case got.Verdict != e.want:

@@ -45,6 +45,8 @@ func (t Test) cases(file string) []report.Case {
 			w.failures(0, c)
 			w.Flush()
 			x.Failure = &report.Failure{Message: c.Failures[0].Message, Text: b.String()}
+		case c.Made == 0 && len(c.Skipped) > 0:
+			x.Skipped = "judged by the evaluator only: " + c.Skipped[0].Why
 		}
 		all = append(all, x)
 	}
@@ -160,7 +162,14 @@ func (r *Report) Text(w io.Writer, o Options) error {
 	if !r.OK() {
 		verdict = "FAILED"
 	}
-	p.line(0, "%s: %d of %d tests hold, %s, %s", p.paint(verdict, r.OK()), ok, tests, plural(checks, "check"), plural(connections, "connection"))
+	text := fmt.Sprintf("%s: %d of %d tests hold, %s, %s", p.paint(verdict, r.OK()), ok, tests, plural(checks, "check"), plural(connections, "connection"))
+	if made, skipped := r.Made(); made+skipped > 0 {
+		text += fmt.Sprintf(", %d made with packets", made)
+		if skipped > 0 {
+			text += fmt.Sprintf(", %d not made", skipped)
+		}
+	}
+	p.line(0, "%s", text)
 	return p.Flush()
 }
 
@@ -191,6 +200,7 @@ func (p printer) test(t Test) {
 	}
 	if t.OK() {
 		p.line(1, "%s %s  (%s, %s)", p.mark("✓"), t.Name, plural(len(t.Checks), "check"), plural(n, "connection"))
+		p.skipped(t)
 		return
 	}
 	p.line(1, "%s %s", p.mark("✗"), t.Name)
@@ -203,6 +213,20 @@ func (p printer) test(t Test) {
 		}
 		p.line(2, "%s:%d: %s", c.File, c.Line, c.Text)
 		p.failures(3, c)
+	}
+	p.skipped(t)
+}
+
+// skipped says what of a test was judged by the evaluator only, each reason once.
+func (p printer) skipped(t Test) {
+	var all Check
+	for _, c := range t.Checks {
+		for _, s := range c.Skipped {
+			all.skip(s.Why, s.Connections)
+		}
+	}
+	for _, s := range all.Skipped {
+		p.line(2, "not made, evaluated only (%s): %s", plural(s.Connections, "connection"), s.Why)
 	}
 }
 

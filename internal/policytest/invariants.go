@@ -56,14 +56,21 @@ func (r *Runner) invariants(d Doc, path string, specs []invariantSpec, a *arena,
 	if err != nil {
 		return fmt.Errorf("invariants: %w", err)
 	}
+	first := len(out.Checks)
+	samples := make([]samples, len(specs))
 	for i, spec := range specs {
 		c := Check{Text: spec.String(), File: d.File, Line: d.spec.LineOf(at(path, i))}
-		if err := (&inquiry{runner: r, arena: a, m: m, check: &c}).run(spec); err != nil {
+		q := &inquiry{runner: r, arena: a, m: m, check: &c}
+		if err := q.run(spec); err != nil {
 			c.Error = err.Error()
 		}
+		samples[i] = q.samples
 		out.Checks = append(out.Checks, c)
 	}
-	return nil
+	if r.Boot == nil || !r.Invariants {
+		return nil
+	}
+	return r.sample(out.Checks[first:], samples, a)
 }
 
 // String is the invariant in a line.
@@ -81,6 +88,7 @@ type inquiry struct {
 	arena  *arena
 	m      *reach.Map
 	check  *Check
+	samples
 }
 
 func (q *inquiry) run(v invariantSpec) error {
@@ -101,6 +109,7 @@ func (q *inquiry) run(v invariantSpec) error {
 			if !to.in[j] || q.m.Answer(i, j).Level == reach.Unjudged {
 				continue // no policy can say anything about a pod and itself, or a node and its own pods
 			}
+			q.pick(v.word(), p, from, i, j)
 			switch w := v.word(); {
 			case w == "never" && from.in[i]:
 				q.never(p, i, j)

@@ -2,6 +2,7 @@ package policytest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 )
@@ -42,7 +43,7 @@ func (r *Runner) makeAll(cases [][]expected, now, later *arena) (func(expected) 
 }
 
 func (r *Runner) makeIn(a *arena, list []cluster.Connection) ([]Observed, error) {
-	judge, err := r.Boot(a.clone(), Needs{Connections: list})
+	judge, err := r.Boot(a.clone(), Needs{Connections: list, Hypothetical: r.Cluster != nil && !slices.Equal(a.objects.Policies, a.inForce)})
 	if err != nil {
 		return nil, err
 	}

@@ -71,6 +71,8 @@ type Observed struct {
 	Verdict Verdict
 	Rule    flow.Rule // that denied; zero if it was allowed, as no packet tells what let it through
 	Trouble string    // why there is no verdict
+	// Skip is why the connection was not made. Then it is judged by the evaluator, and that is told.
+	Skip string
 }
 
 // Judge makes connections for real, in the stead of the evaluator.
@@ -90,8 +92,12 @@ type Runner struct {
 	Manifests []string
 	Stdin     []byte
 	// Boot makes a Judge for a cluster, in which the outside has these addresses and everybody listens on these ports.
-	// nil: cases are judged by the evaluator. Invariants always are.
+	// nil: cases are judged by the evaluator. Invariants always are, as there is more to them than can be tried.
 	Boot func(o cluster.Objects, needs Needs) (Judge, error)
+	// Invariants: a Boot makes connections between the pods that invariants speak of, too.
+	Invariants bool
+	// Cluster stands in for all manifests but for workloads, and namespaces, that it does not have.
+	Cluster *Cluster
 	// Progress is called when a test begins, if it is set.
 	Progress func(done, total int)
 
@@ -101,6 +107,8 @@ type Runner struct {
 // Needs is what a Judge has to provide beside the cluster.
 type Needs struct {
 	Connections []cluster.Connection
+	// Hypothetical: these are not the policies that are in force in Runner.Cluster.
+	Hypothetical bool
 }
 
 // Report is what came of running test files.
@@ -137,6 +145,26 @@ type Check struct {
 	Error    string    `json:"error,omitempty"`
 	Failures []Failure `json:"failures,omitempty"`
 	More     int       `json:"moreFailures,omitempty"` // failures that are not listed
+	// Skipped are the connections that were to be made for real and were only judged by the evaluator.
+	Skipped []Skipped `json:"notMade,omitempty"`
+	Made    int       `json:"made,omitempty"` // connections that were made for real
+}
+
+// Skipped are connections that were not made, for one reason.
+type Skipped struct {
+	Why         string `json:"why"`
+	Connections int    `json:"connections"`
+}
+
+// skip notes n connections that were not made.
+func (c *Check) skip(why string, n int) {
+	for i := range c.Skipped {
+		if c.Skipped[i].Why == why {
+			c.Skipped[i].Connections += n
+			return
+		}
+	}
+	c.Skipped = append(c.Skipped, Skipped{why, n})
 }
 
 // OK reports whether the check was made and holds.
@@ -172,6 +200,21 @@ func (r *Report) Count() (tests, ok, checks, connections int) {
 		}
 	}
 	return tests, ok, checks, connections
+}
+
+// Made says how many connections were made for real, and how many were to be and were judged by the evaluator instead.
+func (r *Report) Made() (made, skipped int) {
+	for _, f := range r.Files {
+		for _, t := range f.Tests {
+			for _, c := range t.Checks {
+				made += c.Made
+				for _, s := range c.Skipped {
+					skipped += s.Connections
+				}
+			}
+		}
+	}
+	return made, skipped
 }
 
 // OK reports whether everything was run and holds.

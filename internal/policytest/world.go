@@ -33,6 +33,7 @@ type world struct {
 	objects  cluster.Objects // with addresses
 	services []service.Service
 	notes    []string
+	inForce  []*policy.Policy // in Runner.Cluster
 }
 
 // scope is a cluster to resolve names in.
@@ -56,15 +57,27 @@ func (r *Runner) loadWorld(d Doc) (world, []manifest.Problem, error) {
 		return world{}, result.Problems, nil
 	}
 	w := world{objects: result.Objects, services: result.Services}
+	families := d.spec.Value.Families
+	if r.Cluster != nil {
+		w = r.Cluster.within(w)
+		w.inForce = w.objects.Policies
+		if len(families) == 0 {
+			families = r.Cluster.families()
+		}
+	}
 	if len(w.objects.Policies) == 0 && !hasCandidate(d.spec.Value) {
-		return world{}, nil, fmt.Errorf("there is no policy to test in %s", strings.Join(paths, ", "))
+		where := strings.Join(paths, ", ")
+		if r.Cluster != nil {
+			where = "the cluster"
+		}
+		return world{}, nil, fmt.Errorf("there is no policy to test in %s", where)
 	}
 	for _, n := range result.Notices {
 		if !n.Running {
 			w.notes = append(w.notes, n.String())
 		}
 	}
-	return w, nil, w.address(d.spec.Value.Families)
+	return w, nil, w.address(families)
 }
 
 func hasCandidate(d document) bool {
