@@ -86,6 +86,7 @@ var mayImport = map[string]string{
 	"internal/lint":                    "label flow policy cluster eval service rollout manifest near report",
 	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document manifest/write source/dir query explain reach near report",
 	"internal/live":                    "label flow policy cluster eval query",
+	"internal/live/pods":               "label flow cluster live live/wire flowlog/nodes",
 	"internal/live/wire":               "flow cluster echo",
 	"internal/podspec":                 "",
 	"internal/echo":                    "flow cluster",

@@ -179,6 +179,8 @@ func (p *Planner) obstacle(s *cluster.State, c cluster.Connection) string {
 		return "nobody can be asked to connect from outside of the cluster"
 	case outside && !p.options.Outside:
 		return "nothing is sent to addresses outside of the cluster without --live-outside"
+	case outside && c.Protocol != flow.TCP:
+		return "nobody outside of the cluster can be expected to answer datagrams"
 	case c.From.Endpoint == c.To.Endpoint:
 		return "a probe pod is not called through Services, so it cannot call itself through one"
 	}
@@ -200,6 +202,9 @@ func (p *Planner) place(s *cluster.State, e *cluster.Endpoint) string {
 	}
 	if s.Namespace(e.Namespace).Labels != p.there.Namespace(e.Namespace).Labels {
 		return fmt.Sprintf("namespace %s has other labels in the cluster, and they are left as they are", e.Namespace)
+	}
+	if name := twice(p.named(e)); name != "" {
+		return fmt.Sprintf("%s declares port %s for two protocols, which the one container of a probe pod cannot", e.Key, name)
 	}
 	labels := p.cut(e.Labels)
 	for _, service := range p.options.Published {
@@ -234,6 +239,18 @@ func (p *Planner) named(e *cluster.Endpoint) []cluster.Port {
 	}
 	slices.SortFunc(all, comparePorts)
 	return all
+}
+
+// twice returns a name that two ports have, or "".
+func twice(ports []cluster.Port) string {
+	seen := map[string]bool{}
+	for _, p := range ports {
+		if seen[p.Name] {
+			return p.Name
+		}
+		seen[p.Name] = true
+	}
+	return ""
 }
 
 func comparePorts(a, b cluster.Port) int {

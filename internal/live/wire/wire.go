@@ -25,10 +25,19 @@ import (
 type Target struct {
 	Protocol flow.Protocol
 	To       netip.AddrPort
+	// Open: it is enough, over TCP, that the connection is made; nothing is sent. It is for ends that do not echo.
+	Open bool
 }
 
-// String is "tcp/10.0.0.1:80", which ParseTarget reads.
-func (t Target) String() string { return strings.ToLower(t.Protocol.String()) + "/" + t.To.String() }
+const opening = "open"
+
+// String is "tcp/10.0.0.1:80", or "open/10.0.0.1:80", which ParseTarget reads.
+func (t Target) String() string {
+	if t.Open {
+		return opening + "/" + t.To.String()
+	}
+	return strings.ToLower(t.Protocol.String()) + "/" + t.To.String()
+}
 
 // ParseTarget reads what Target.String writes.
 func ParseTarget(text string) (Target, error) {
@@ -37,8 +46,11 @@ func ParseTarget(text string) (Target, error) {
 	if err != nil {
 		return Target{}, fmt.Errorf("%q: want tcp/ADDRESS:PORT or udp/ADDRESS:PORT", text)
 	}
+	if name == opening {
+		return Target{flow.TCP, addr, true}, nil
+	}
 	p, err := parseProtocol(name)
-	return Target{p, addr}, err
+	return Target{Protocol: p, To: addr}, err
 }
 
 // FormatPort is a port to listen on, "tcp/80", which ParsePort reads.
@@ -128,9 +140,12 @@ func connect(ctx context.Context, t Target, patience time.Duration) Answer {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var err error
-	if t.Protocol == flow.UDP {
+	switch {
+	case t.Protocol == flow.UDP:
 		err = exchangeDatagrams(ctx, t.To)
-	} else {
+	case t.Open:
+		err = open(ctx, t.To)
+	default:
 		err = exchangeStream(ctx, t.To)
 	}
 	a := Answer{Target: t.String(), Outcome: outcomeOf(err)}
@@ -172,6 +187,14 @@ func dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, err
 	}
 	deadline, _ := ctx.Deadline()
 	return c, c.SetDeadline(deadline)
+}
+
+func open(ctx context.Context, to netip.AddrPort) error {
+	c, err := dial(ctx, "tcp", to)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // exchangeStream is done once what was sent came back: something on the way may take a connection that never arrives.

@@ -23,7 +23,7 @@ func freePort(t *testing.T) uint16 {
 }
 
 func at(p flow.Protocol, port uint16) Target {
-	return Target{p, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)}
+	return Target{Protocol: p, To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)}
 }
 
 func TestConnect(t *testing.T) {
@@ -53,6 +53,7 @@ func TestConnect(t *testing.T) {
 		{at(flow.TCP, closed), 10 * time.Second, Refused},
 		{at(flow.UDP, closed), 10 * time.Second, Refused},
 		{at(flow.TCP, mute.Addr().(*net.TCPAddr).AddrPort().Port()), 50 * time.Millisecond, Silent},
+		{Target{flow.TCP, mute.Addr().(*net.TCPAddr).AddrPort(), true}, 10 * time.Second, Answered},
 	} {
 		if a := Connect(t.Context(), []Target{c.target}, c.patience); len(a) != 1 || a[0].Outcome != c.want || a[0].Target != c.target.String() {
 			t.Errorf("%s: %+v, want %s", c.target, a, c.want)
@@ -78,7 +79,7 @@ func TestServeFails(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
-	for _, text := range []string{"tcp/10.0.0.1:80", "udp/[fd00::1]:53"} {
+	for _, text := range []string{"tcp/10.0.0.1:80", "udp/[fd00::1]:53", "open/10.0.0.1:443"} {
 		if x, err := ParseTarget(text); err != nil || x.String() != text {
 			t.Errorf("%s: %s, %v", text, x, err)
 		}
