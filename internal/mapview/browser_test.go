@@ -114,7 +114,7 @@ func (p *page) want(what, expression string, want string) {
 // eventually waits for what a timer or an animation frame of the page does.
 func (p *page) eventually(expression string) {
 	p.Helper()
-	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(5*time.Second))); err != nil {
+	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(30*time.Second))); err != nil {
 		p.Fatalf("%s never became true: %v", expression, err)
 	}
 }
