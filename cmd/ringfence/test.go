@@ -25,6 +25,7 @@ type testFlags struct {
 	coverage    bool
 	threshold   float64
 	lab         bool
+	live        liveFlags
 }
 
 func newTest() *cobra.Command {
@@ -52,11 +53,18 @@ func newTest() *cobra.Command {
 docs/testing.md says what else there is. "-" is manifests on stdin, for instance from kustomize or helm, which stand in for
 what test files name as policies.
 
+With --live the same files test a cluster: its policies, namespaces and workloads, and those workloads of the files that it
+has not. Connections are made between probe pods, which stand for workloads: in their namespaces, with the labels that
+policies look at, never ready, so that no Service sends them anything, and removed in the end. Workloads themselves get no
+test connection. What fares otherwise than the policies say fails. It takes rights in the namespaces of the workloads:
+docs/testing.md has them.
+
 Exit codes: 0 every test holds; 1 one does not, or coverage is below --threshold; 3 a test file or manifest could not be read.`,
 		Example: `  ringfence test
   ringfence test examples/ldap --coverage
   kustomize build overlays/prod | ringfence test - tests/ -o junit > tests.xml
-  sudo ringfence test --lab examples/ldap`,
+  sudo ringfence test --lab examples/ldap
+  ringfence test --live --context staging --dry-run tests/`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runTests(cmd, args, f) },
 	}
 	cmd.Flags().StringVar(&f.run, "run", "", "only tests whose \"file: name\" matches this regular expression")
@@ -64,13 +72,51 @@ Exit codes: 0 every test holds; 1 one does not, or coverage is below --threshold
 	cmd.Flags().BoolVar(&f.coverage, "coverage", false, "list the rules that no test exercises, and the workloads that no policy selects")
 	cmd.Flags().Float64Var(&f.threshold, "threshold", 0, "fail if less than this percentage of the rules is exercised")
 	cmd.Flags().BoolVar(&f.lab, "lab", false, "make the cases with real packets between network namespaces (needs root)")
+	f.live.flags(cmd)
 	outputFlag(cmd, &f.output, "text", "json", "yaml", "junit", "tap", "sarif", "github")
 	return cmd
 }
 
 func runTests(cmd *cobra.Command, args []string, f testFlags) error {
-	runner := policytest.Runner{Manifests: f.manifests}
-	var paths []string
+	if err := f.live.check(cmd, f.lab, f.output); err != nil {
+		return err
+	}
+	runner, paths, err := f.runner(cmd, args)
+	if err != nil {
+		return err
+	}
+	docs, problems, err := readTests(paths)
+	if err != nil {
+		return err
+	}
+	step, done := progress(cmd.ErrOrStderr(), "testing")
+	runner.Progress = step
+	run := func() *policytest.Report { return runner.Docs(docs, problems) }
+	var result *policytest.Report
+	if f.live.live {
+		result, err = f.live.report(cmd, runner, run)
+	} else {
+		result = run()
+	}
+	done()
+	if result == nil {
+		return err
+	}
+	if tests, _, _, _ := result.Count(); tests == 0 && !result.Broken() {
+		return fmt.Errorf("--run %q matches no test", f.run)
+	}
+	if err := f.write(cmd.OutOrStdout(), result); err != nil {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return f.judge(result)
+}
+
+// runner is what runs the tests, offline or in a lab, and which files and folders hold them.
+func (f testFlags) runner(cmd *cobra.Command, args []string) (runner *policytest.Runner, paths []string, err error) {
+	runner = &policytest.Runner{Manifests: f.manifests}
 	for _, a := range args {
 		if a == dir.Stdin {
 			runner.Manifests = append(runner.Manifests, dir.Stdin)
@@ -81,46 +127,34 @@ func runTests(cmd *cobra.Command, args []string, f testFlags) error {
 	if len(paths) == 0 {
 		paths = []string{"."}
 	}
-	var err error
 	if f.run != "" {
 		if runner.Run, err = regexp.Compile(f.run); err != nil {
-			return fmt.Errorf("--run: %w", err)
+			return nil, nil, fmt.Errorf("--run: %w", err)
 		}
 	}
 	if slices.Contains(runner.Manifests, dir.Stdin) {
 		read := func() ([]byte, error) { return io.ReadAll(io.LimitReader(cmd.InOrStdin(), manifest.MaxFile+1)) }
 		if runner.Stdin, err = unlessInterrupted(cmd.Context(), read); err != nil {
-			return fmt.Errorf("stdin: %w", err)
+			return nil, nil, fmt.Errorf("stdin: %w", err)
 		}
 	}
 	if f.lab {
 		runner.Boot = bootTestLab(cmd.Context())
 	}
-	docs, problems, err := readTests(paths)
-	if err != nil {
-		return err
-	}
-	step, done := progress(cmd.ErrOrStderr(), "testing")
-	runner.Progress = step
-	result := runner.Docs(docs, problems)
-	done()
-	if tests, _, _, _ := result.Count(); tests == 0 && !result.Broken() {
-		return fmt.Errorf("--run %q matches no test", f.run)
-	}
-	if err := f.write(cmd.OutOrStdout(), result); err != nil {
-		return err
-	}
-	return f.judge(result)
+	return runner, paths, nil
 }
 
 // judge turns a result into the exit code.
 func (f testFlags) judge(r *policytest.Report) error {
 	tests, ok, _, _ := r.Count()
+	made, _ := r.Made()
 	switch {
 	case r.Broken():
 		return fmt.Errorf("not every test file could be run")
 	case ok < tests:
 		return failed{}
+	case f.live.live && made == 0:
+		return failed{"nothing could be tried in the cluster: no connection was made"}
 	case r.Coverage.Percent < f.threshold:
 		return failed{fmt.Sprintf("coverage is %.1f %%, less than --threshold %g", r.Coverage.Percent, f.threshold)}
 	}

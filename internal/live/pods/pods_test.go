@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -429,6 +431,20 @@ func TestSurroundings(t *testing.T) {
 	for namespace, want := range map[string]string{"fence": "registry.example/ringfence:2", "shop": ""} {
 		if image, err := AgentImage(t.Context(), w, namespace); err != nil || image != want {
 			t.Errorf("%s: %q, %v", namespace, image, err)
+		}
+	}
+}
+
+// The role in the documentation has the rights that are asked for.
+func TestDocumentedRole(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/testing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range Rights() {
+		rule := regexp.MustCompile(fmt.Sprintf(`(?m)^- \{apiGroups: \["?%s"?\], resources: \[%s\], verbs: \[(.*, )?%s(, .*)?\]\}$`, regexp.QuoteMeta(r.Group), r.Resource, r.Verb))
+		if !rule.Match(text) {
+			t.Errorf("the role has no right to %s", r)
 		}
 	}
 }
