@@ -248,3 +248,18 @@ The agents' versions differ:
 		t.Errorf("who may not list pods is told %+v, %v", all, err)
 	}
 }
+
+// A cluster that never had ClusterNetworkPolicies is well; one whose definition of them went has some in force that nobody sees.
+func TestStatusOfAKindThatIsNotDefined(t *testing.T) {
+	for condition, wrong := range map[string][]string{
+		"NotInstalled": nil,
+		"Uninstalled":  {"Uninstalled clusternetworkpolicies"},
+	} {
+		n := nodeStatus{Node: "n1", Reported: true}
+		n.Ready = true
+		n.Conditions = []v1alpha1.NodeCondition{{Type: condition, Object: "clusternetworkpolicies"}}
+		if got := n.wrong(); !slices.Equal(got, wrong) || n.isGood() != (wrong == nil) {
+			t.Errorf("with %s, wrong is %q, and well %t", condition, got, n.isGood())
+		}
+	}
+}

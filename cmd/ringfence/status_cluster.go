@@ -17,6 +17,7 @@ import (
 	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/flowlog/nodes"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
 // clusterStatusFlags are what `status` of a cluster can be told.
@@ -41,8 +42,11 @@ type nodeStatus struct {
 
 // isGood reports whether nothing is wrong.
 func (n *nodeStatus) isGood() bool {
-	return n.Reported && n.Agent == "" && n.Ready && len(n.Conditions) == 0
+	return n.Reported && n.Agent == "" && n.Ready && !slices.ContainsFunc(n.Conditions, isWrong)
 }
+
+// isWrong reports whether a condition is one to look at. A kind that was never defined is not wanted.
+func isWrong(c v1alpha1.NodeCondition) bool { return c.Type != kube.NotInstalled }
 
 // run says how the nodes of a cluster are.
 func (f *clusterStatusFlags) run(cmd *cobra.Command, output string) error {
@@ -139,7 +143,7 @@ func (n *nodeStatus) wrong() []string {
 		wrong = append(wrong, fmt.Sprintf("%d pods are closed, as it is not known where they are plugged in", closed))
 	}
 	for _, c := range n.Conditions {
-		if !strings.HasPrefix(n.Message, c.Type) {
+		if isWrong(c) && !strings.HasPrefix(n.Message, c.Type) {
 			wrong = append(wrong, c.Type+" "+c.Object)
 		}
 	}

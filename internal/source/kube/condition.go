@@ -12,8 +12,10 @@ import (
 const (
 	// Malformed: an object cannot be used as it is. Its stand-in is, which denies.
 	Malformed = "Malformed"
-	// NotInstalled: the API does not know the kind. What was known of it before stays in force.
+	// NotInstalled: the API does not know the kind, of which nothing is known: there is nothing wrong unless it is wanted.
 	NotInstalled = "NotInstalled"
+	// Uninstalled: the API does not know the kind any more. What was known of it before stays in force.
+	Uninstalled = "Uninstalled"
 	// NotKept: what is known could not be written down, for a process that starts when the API does not know the kind.
 	NotKept = "NotKept"
 	// Forbidden: we may not list or watch the kind.

@@ -104,7 +104,7 @@ func (k *kind) answered(err error) {
 		k.failed(err)
 		return
 	}
-	for _, c := range []string{Forbidden, Unreachable, NotInstalled} {
+	for _, c := range []string{Forbidden, Unreachable, NotInstalled, Uninstalled} {
 		k.source.conditions.set(c, k.name, "")
 	}
 }
@@ -115,11 +115,11 @@ func (k *kind) failed(err error) {
 	case errors.Is(err, context.Canceled):
 	case k.optional && apierrors.IsNotFound(err):
 		k.remember()
-		what := "the API does not know them: they take effect once their definition is installed"
-		if len(k.have) > 0 {
-			what = fmt.Sprintf("the API does not know them any more: the %d known last stay in force", len(k.have))
+		if n := len(k.have); n > 0 {
+			set(Uninstalled, k.name, fmt.Sprintf("the API does not know them any more: the %d known last stay in force", n))
+		} else {
+			set(NotInstalled, k.name, "the API does not know them: they take effect once their definition is installed")
 		}
-		set(NotInstalled, k.name, what)
 		set(Forbidden, k.name, "")
 		set(Unreachable, k.name, "")
 		k.first()
@@ -213,7 +213,7 @@ func (k *kind) Delete(o any) error {
 	}
 	if k.kept != nil {
 		if why := k.kept(k.ctx); why != "" {
-			k.source.conditions.set(NotInstalled, k.name, why)
+			k.source.conditions.set(Uninstalled, k.name, why)
 			return nil
 		}
 	}

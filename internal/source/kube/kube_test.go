@@ -385,7 +385,7 @@ func TestTheDefinitionComesAndGoes(t *testing.T) {
 	w.awaitWatch(ClusterPolicies.Resource)
 	w.terminating.Store(true)
 	w.must(nil, wide.Delete(t.Context(), "guard", metav1.DeleteOptions{}))
-	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "stay in force") })
+	w.until("it is said", func() bool { return strings.Contains(w.condition(Uninstalled), "stay in force") })
 	if w.have.Policies[guard] == nil {
 		t.Error("a policy went with its definition")
 	}
@@ -442,7 +442,7 @@ func TestPoliciesOutliveTheirDefinitionAndTheProcess(t *testing.T) {
 	w.must(nil, os.WriteFile(filepath.Join(dir, "torn.json"), []byte("{"), 0o600))
 	w.source = New(Options{Client: w.client, Dynamic: w.wide, Retry: time.Millisecond, Memory: memory})
 	w.run()
-	w.until("it is said", func() bool { return strings.Contains(w.condition(NotInstalled), "the 2 known last stay in force") })
+	w.until("it is said", func() bool { return strings.Contains(w.condition(Uninstalled), "the 2 known last stay in force") })
 	w.until("they are there", func() bool { return len(w.have.Policies) == 2 && w.have.Policies[guard] != nil })
 	if p := w.have.Policies[guard]; p.Defect != "" || p.Priority != 10 {
 		t.Errorf("it is another one: %+v", p)
@@ -453,7 +453,7 @@ func TestPoliciesOutliveTheirDefinitionAndTheProcess(t *testing.T) {
 	w.must(w.wide.Resource(ClusterPolicies).Create(t.Context(), clusterPolicy("torn", int64(1)), metav1.CreateOptions{}))
 	w.installed.Store(true)
 	w.until("the API's word counts again", func() bool {
-		return len(w.have.Policies) == 1 && w.have.Policies[torn].Defect == "" && w.condition(NotInstalled) == ""
+		return len(w.have.Policies) == 1 && w.have.Policies[torn].Defect == "" && w.condition(Uninstalled) == ""
 	})
 	w.until("only what the API lists is kept", func() bool {
 		left, err := os.ReadDir(dir)
