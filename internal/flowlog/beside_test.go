@@ -90,3 +90,25 @@ func TestCandidateIsFoundByItsPolicy(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatWasOverIsNoEvidence: the kernel remembers connections for minutes after their end. Those that were over when
+// somebody began to look are recorded as they are forgotten, and no rollout is judged by them.
+func TestWhatWasOverIsNoEvidence(t *testing.T) {
+	world := newState(t, pod("shop", "web", cluster.Owner{}, clientAddr, nil), pod("shop", "db", cluster.Owner{}, serverAddr, nil))
+	tuple := flow.Tuple{Source: clientAddr, Destination: serverAddr, Protocol: flow.TCP, Port: 5432}
+	asked := 0
+	log := flowlog.New(flowlog.Names{Resolve: world.Resolve,
+		Beside: func(flow.Tuple, flow.Verdict, bool, time.Time) *flowlog.Beside { asked++; return nil }}, flowlog.Limits{})
+	over := flowlog.Connection{Key: flowlog.Key{ID: 1}, Tuple: tuple, Over: true}
+	missed := flowlog.Connection{Key: flowlog.Key{ID: 2}, Tuple: tuple, Over: true}
+	log.Reconcile([]flowlog.Connection{over}, t0)
+	log.Reconcile([]flowlog.Connection{over, missed}, t0.Add(20*time.Second))
+	log.Forgotten(over, t0.Add(time.Minute))
+	if all := log.Records(flowlog.Query{}); len(all) != 1 || !all[0].Earlier || asked != 0 {
+		t.Errorf("of one from before: %d records, a rollout was asked %d times", len(all), asked)
+	}
+	log.Forgotten(missed, t0.Add(time.Minute))
+	if all := log.Records(flowlog.Query{}); len(all) != 2 || all[1].Earlier || asked != 1 {
+		t.Errorf("of one that was missed as it came: %d records, a rollout was asked %d times", len(all), asked)
+	}
+}

@@ -1,6 +1,7 @@
 package flowlog
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -50,7 +51,9 @@ type Log struct {
 	joined      map[denialKind]*joined
 	pairs       pairs
 	drops       drops
-	lost        uint64 // events that never came
+	lost        uint64           // events that never came
+	missing     map[Key]struct{} // that the last Reconcile had not
+	before      map[Key]struct{} // over when the first Reconcile listed them, and still remembered; nil before that
 	subscribers map[*Subscription]struct{}
 }
 
@@ -96,7 +99,7 @@ func (l *Log) opened(c Connection, at time.Time, earlier bool) {
 	if _, known := l.ended[c.Key]; known {
 		return
 	}
-	r, ok := l.record(c, at, earlier)
+	r, ok := l.record(c, at, earlier, true)
 	if !ok {
 		return
 	}
@@ -104,8 +107,8 @@ func (l *Log) opened(c Connection, at time.Time, earlier bool) {
 	l.open[c.Key] = r
 }
 
-// record names a connection; false if no pod takes part in it.
-func (l *Log) record(c Connection, at time.Time, earlier bool) (*Record, bool) {
+// record names a connection, and has rollouts judge it if that is asked for; false if no pod takes part in it.
+func (l *Log) record(c Connection, at time.Time, earlier, judged bool) (*Record, bool) {
 	src, dst, tuple := l.names.ends(c.Tuple)
 	if !src.IsPod() && !dst.IsPod() {
 		return nil, false
@@ -113,7 +116,9 @@ func (l *Log) record(c Connection, at time.Time, earlier bool) (*Record, bool) {
 	r := &Record{Node: l.names.Node, Time: at, Source: src, Destination: dst, Protocol: tuple.Protocol, Port: tuple.Port, Verdict: flow.Allow,
 		Answered: c.Answered, Earlier: earlier}
 	r.Rule, r.RuleKnown = l.names.allowedBy(tuple)
-	r.Beside = l.names.beside(tuple, flow.Allow, earlier, at)
+	if judged {
+		r.Beside = l.names.beside(tuple, flow.Allow, earlier, at)
+	}
 	if c.Asked.IsValid() {
 		r.Asked = l.names.asked(c.Asked, tuple.Protocol)
 	}
@@ -158,7 +163,8 @@ func (l *Log) closed(r *Record, c Connection, at time.Time) {
 }
 
 // Forgotten records that the kernel forgot a connection, which ends it if it was not Closed. One that was not known
-// is recorded now, with the names of now.
+// is recorded now, with the names of now. If it was over before the first Reconcile, no rollout is judged by it: it may
+// have ended minutes ago, by other policies and before the rollout began.
 func (l *Log) Forgotten(c Connection, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -173,7 +179,9 @@ func (l *Log) Forgotten(c Connection, at time.Time) {
 			began = c.Start
 		}
 		var ok bool
-		if r, ok = l.record(c, began, false); !ok {
+		_, earlier := l.before[c.Key]
+		delete(l.before, c.Key)
+		if r, ok = l.record(c, began, earlier, !earlier); !ok {
 			return
 		}
 	}
@@ -208,9 +216,16 @@ func (l *Log) finish(r *Record) {
 
 // Reconcile compares the open connections with a list of all that there are, which was begun at that time: it
 // records those that the log missed, and ends those that are gone. It is for the start, and for when events were lost.
+//
+// To list them makes the kernel forget those that are overdue, and it tells their end after the list. So one is gone when
+// two lists have not had it.
 func (l *Log) Reconcile(all []Connection, begun time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	first := l.before == nil
+	if first {
+		l.before = map[Key]struct{}{}
+	}
 	living := make(map[Key]struct{}, len(all))
 	for _, c := range all {
 		living[c.Key] = struct{}{}
@@ -222,10 +237,29 @@ func (l *Log) Reconcile(all []Connection, begun time.Time) {
 			l.opened(c, at, true)
 		} else if r := l.open[c.Key]; r != nil {
 			l.closed(r, c, begun)
+		} else if first && len(l.before) < maxEnded {
+			l.before[c.Key] = struct{}{}
 		}
 	}
+	missing := map[Key]struct{}{}
+	isGone := func(k Key) bool {
+		if _, lives := living[k]; lives {
+			return false
+		}
+		_, again := l.missing[k]
+		if !again {
+			missing[k] = struct{}{}
+		}
+		return again
+	}
+	l.endGone(isGone, begun)
+	l.missing = missing
+}
+
+// endGone ends the open connections that are gone, and forgets those that have ended.
+func (l *Log) endGone(isGone func(Key) bool, begun time.Time) {
 	for k, r := range l.open {
-		if _, lives := living[k]; lives || r.Time.After(begun) {
+		if r.Time.After(begun) || !isGone(k) {
 			continue
 		}
 		delete(l.open, k)
@@ -233,10 +267,8 @@ func (l *Log) Reconcile(all []Connection, begun time.Time) {
 		next.End = &Ending{Time: begun, Duration: max(0, begun.Sub(r.Time)), Unseen: true}
 		l.finish(&next)
 	}
-	for k := range l.ended {
-		if _, lives := living[k]; !lives {
-			delete(l.ended, k)
-		}
+	for _, remembered := range []map[Key]struct{}{l.ended, l.before} {
+		maps.DeleteFunc(remembered, func(k Key, _ struct{}) bool { return isGone(k) })
 	}
 }
 

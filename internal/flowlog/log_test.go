@@ -210,6 +210,28 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// TestForgottenAsItIsListed: a list makes the kernel forget what is overdue, and only then comes its end. That is no
+// connection of its own.
+func TestForgottenAsItIsListed(t *testing.T) {
+	l := flowlog.New(newWorld(t).names(), flowlog.Limits{})
+	l.Reconcile(nil, t0)
+	open, over := conn(1, tcp(clientAddr, serverAddr, 1)), conn(2, tcp(clientAddr, serverAddr, 2))
+	l.Opened(open, t0)
+	l.Opened(over, t0)
+	l.Closed(over, t0.Add(time.Second))
+	l.Reconcile(nil, t0.Add(time.Minute))
+	l.Forgotten(open, t0.Add(time.Minute))
+	l.Forgotten(over, t0.Add(time.Minute))
+	for _, r := range l.Records(flowlog.Query{}) {
+		if r.End == nil || r.End.Unseen {
+			t.Errorf("port %d ends as %+v", r.Port, r.End)
+		}
+	}
+	if n := len(l.Records(flowlog.Query{})); n != 2 {
+		t.Errorf("%d records of two connections", n)
+	}
+}
+
 func TestDenial(t *testing.T) {
 	w := newWorld(t)
 	l := flowlog.New(w.names(), flowlog.Limits{})
