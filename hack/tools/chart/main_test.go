@@ -115,6 +115,34 @@ func TestRightsOfTheController(t *testing.T) {
 	}
 }
 
+// A cluster may do without ClusterNetworkPolicies, and nobody is woken for it.
+func TestNobodyIsAlertedOfWhatIsNotInstalled(t *testing.T) {
+	type rules struct {
+		Spec struct {
+			Groups []struct {
+				Rules []struct{ Alert, Expr string }
+			}
+		}
+	}
+	objects, _, err := render(dir, variants["with alerts"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(objects, func(o string) bool { return strings.Contains(o, "\nkind: PrometheusRule\n") })
+	if i < 0 {
+		t.Fatal("there are no alerts")
+	}
+	var r rules
+	if err := yaml.Unmarshal([]byte(objects[i]), &r); err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range r.Spec.Groups[0].Rules {
+		if strings.Contains(rule.Expr, "ringfence_conditions") && !strings.Contains(rule.Expr, `type!="NotInstalled"`) {
+			t.Errorf("%s is %s", rule.Alert, rule.Expr)
+		}
+	}
+}
+
 func TestRolesOnlyReadAndReport(t *testing.T) {
 	for _, rule := range object[rbacv1.ClusterRole](t, "ClusterRole", nil).Rules {
 		writes := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v != "list" && v != "watch" && v != "get" })
