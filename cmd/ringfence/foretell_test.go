@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringfence-project/ringfence/internal/cluster/clustertest"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 )
@@ -20,8 +21,8 @@ import (
 func TestAuditForetellsEnforcement(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := changes{rand.New(rand.NewPCG(seed, 1))}
-	w := townOf(t, manyPods+strings.Join(random.policies("policy"), "---\n"))
+	random := clustertest.Texts{Rand: rand.New(rand.NewPCG(seed, 1)), Namespace: "a", Apps: []string{"red", "blue"}}
+	w := townOf(t, manyPods+strings.Join(random.Policies("policy"), "---\n"))
 	const rounds = 3
 	differences := 0
 	for round := range rounds {
@@ -29,7 +30,7 @@ func TestAuditForetellsEnforcement(t *testing.T) {
 			"  policies:\n%s  remove: [{kind: NetworkPolicy, namespace: a, name: policy%d}]\n"+
 			"  steps: [{audit: {for: 1h}}, {enforce: {percent: 100, for: 1h}}]\n"+
 			"  analysis: {newlyDenied: {then: Ignore}, newlyAllowed: {then: Ignore}, failedConnects: {then: Ignore}}\n",
-			items(random.policies("new")), round)
+			items(random.Policies("new")), round)
 		w.write("rollout.yaml", text)
 		w.mustAwait("the audit", func() bool { v := w.change(); return v.Phase == rollout.Progressing && v.InForce })
 		began := time.Now()
@@ -132,51 +133,6 @@ func (w *town) foretold(since time.Time, count int) map[connection]bool {
 		return len(seen) >= count
 	})
 	return differ
-}
-
-// changes draws policies as text.
-type changes struct{ *rand.Rand }
-
-func (r changes) one(of ...string) string { return of[r.IntN(len(of))] }
-
-// policies draws a few policies, named by prefix and number.
-func (r changes) policies(prefix string) []string {
-	var all []string
-	for i := range 2 + r.IntN(3) {
-		name := fmt.Sprintf("%s%d", prefix, i)
-		if r.IntN(3) == 0 {
-			all = append(all, r.clusterPolicy(name))
-		} else {
-			all = append(all, r.networkPolicy(name))
-		}
-	}
-	return all
-}
-
-func (r changes) selector() string {
-	return r.one("{}", "{matchLabels: {app: red}}", "{matchLabels: {app: blue}}", "{matchExpressions: [{key: app, operator: NotIn, values: [red]}]}")
-}
-
-func (r changes) networkPolicy(name string) string {
-	direction, peers := "Ingress", "from"
-	if r.IntN(2) == 0 {
-		direction, peers = "Egress", "to"
-	}
-	peer := r.one("{podSelector: "+r.selector()+"}", "{namespaceSelector: {}, podSelector: "+r.selector()+"}", "{ipBlock: {cidr: 10.244.0.0/17}}")
-	ports := r.one("", ", ports: [{port: 80}]", ", ports: [{port: 80, endPort: 81}]")
-	return fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: %s, namespace: a}, spec: {podSelector: %s, "+
-		"policyTypes: [%s], %s: [{%s: [%s]%s}]}}\n", name, r.selector(), direction, strings.ToLower(direction), peers, peer, ports)
-}
-
-func (r changes) clusterPolicy(name string) string {
-	direction, peers := "ingress", "from"
-	if r.IntN(2) == 0 {
-		direction, peers = "egress", "to"
-	}
-	ports := r.one("", ", protocols: [{tcp: {destinationPort: {number: 81}}}]")
-	return fmt.Sprintf("{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: %s}, spec: {tier: %s, priority: %d, "+
-		"subject: {pods: {namespaceSelector: {}, podSelector: %s}}, %s: [{action: %s, %s: [{pods: {namespaceSelector: {}, podSelector: %s}}]%s}]}}\n",
-		name, r.one("Admin", "Baseline"), r.IntN(3), r.selector(), direction, r.one("Accept", "Deny", "Pass"), peers, r.selector(), ports)
 }
 
 // items indents documents of one line as the items of a list.
