@@ -47,10 +47,18 @@ func (s *Session) lease(namespace string) *coordinationv1.Lease {
 	}
 }
 
+// name is that of the pod of a probe.
+func (s *Session) name(i int) string { return fmt.Sprintf("%s%s-%d", prefix, s.run, i) }
+
+// labels are those of the pod of a probe.
+func (s *Session) labels(p live.Probe) map[string]string {
+	all := p.Labels.Map()
+	all[Label] = s.run
+	return all
+}
+
 // pod is the pod of a probe. owner is the UID of the Lease in its namespace.
 func (s *Session) pod(i int, p live.Probe, owner types.UID) *corev1.Pod {
-	labels := p.Labels.Map()
-	labels[Label] = s.run
 	spec := corev1.PodSpec{
 		RestartPolicy:                 corev1.RestartPolicyNever,
 		ActiveDeadlineSeconds:         new(int64(s.Lifetime / time.Second)),
@@ -68,7 +76,7 @@ func (s *Session) pod(i int, p live.Probe, owner types.UID) *corev1.Pod {
 	}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: p.Namespace, Name: fmt.Sprintf("%s%s-%d", prefix, s.run, i), Labels: labels,
+			Namespace: p.Namespace, Name: s.name(i), Labels: s.labels(p),
 			Annotations: map[string]string{
 				"ringfence.dev/stands-for":                       p.String(),
 				"cluster-autoscaler.kubernetes.io/safe-to-evict": "true",

@@ -26,7 +26,7 @@ func (s *Session) awaitRunning(ctx context.Context, namespace string) error {
 	w := starting{session: s, namespace: namespace, index: map[string]int{}, waiting: map[string]string{}}
 	for i, p := range s.plan.Probes {
 		if p.Namespace == namespace {
-			name := s.pod(i, p, "").Name
+			name := s.name(i)
 			w.index[name], w.waiting[name] = i, "nobody has seen it"
 		}
 	}
@@ -224,7 +224,7 @@ func (s *Session) connect(ctx context.Context, i int, targets []wire.Target) ([]
 		}
 		var out, said bytes.Buffer
 		p := s.plan.Probes[i]
-		name := s.pod(i, p, "").Name
+		name := s.name(i)
 		if err := s.Exec(ctx, p.Namespace, name, container, command, &out, &said); err != nil {
 			return all, fmt.Errorf("have probe pod %s/%s connect: %w %s", p.Namespace, name, err, strings.TrimSpace(said.String()))
 		}

@@ -117,19 +117,19 @@ func over(l coordinationv1.Lease, now time.Time) bool {
 	return now.After(l.Spec.AcquireTime.Add(time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second + time.Minute))
 }
 
-// leastCleanUp is how long Remove takes at most.
-const leastCleanUp = 30 * time.Second
+// cleanUp is how long Remove takes at most.
+const cleanUp = 30 * time.Second
 
 // Remove takes away all that was made, also when ctx has ended. The error says what could not be removed, and how to.
 func (s *Session) Remove(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leastCleanUp)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	var failed []error
 	for i, p := range s.plan.Probes {
 		if !s.made[i] {
 			continue
 		}
-		name := s.pod(i, p, "").Name
+		name := s.name(i)
 		err := s.Client.CoreV1().Pods(p.Namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
 		if err != nil && !apierrors.IsNotFound(err) {
 			failed = append(failed, fmt.Errorf("pod %s/%s: %w", p.Namespace, name, err))

@@ -63,8 +63,8 @@ func (s *Session) blocks(b *policyv1.PodDisruptionBudget) bool {
 	if err != nil {
 		return false
 	}
-	for i, p := range s.plan.Probes {
-		if p.Namespace == b.Namespace && selector.Matches(labels.Set(s.pod(i, p, "").Labels)) {
+	for _, p := range s.plan.Probes {
+		if p.Namespace == b.Namespace && selector.Matches(labels.Set(s.labels(p))) {
 			return true
 		}
 	}
