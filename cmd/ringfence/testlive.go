@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -178,12 +179,52 @@ func (r *liveRun) make(ctx context.Context) error {
 	}
 	fmt.Fprintf(r.stderr, "making %s in %s, for at most %s (label %s=%s)\n", words.Counted(len(r.plan.Probes), "probe pod"),
 		words.Counted(len(r.plan.Namespaces()), "namespace"), r.lifetime, pods.Label, r.session.Run())
-	if err := r.session.Start(ctx); err != nil {
+	err := r.session.Start(ctx)
+	if err != nil {
 		return err
 	}
-	results, err := r.session.Connect(ctx)
-	r.results = results
-	return err
+	if r.results, err = r.session.Connect(ctx); err != nil {
+		return err
+	}
+	return r.tellChanges(ctx)
+}
+
+// tellChanges warns of policies that are others than when it began: a connection that was made meanwhile may have fared as
+// the new ones say.
+func (r *liveRun) tellChanges(ctx context.Context) error {
+	now, err := kube.ReadPolicies(ctx, r.options())
+	if err != nil {
+		return err
+	}
+	type version struct {
+		kind       string
+		key        kube.PolicyKey
+		uid        string
+		generation int64
+	}
+	was := map[version]bool{}
+	for _, p := range r.all.Policies {
+		was[version{p.Kind, p.Key, p.UID, p.Generation}] = true
+	}
+	changed := map[string]bool{}
+	for _, p := range now {
+		v := version{p.Kind, p.Key, p.UID, p.Generation}
+		if !was[v] {
+			changed[p.Kind+" "+strings.TrimPrefix(p.Key.String(), "/")] = true
+		}
+		delete(was, v)
+	}
+	for v := range was {
+		changed[v.kind+" "+strings.TrimPrefix(v.key.String(), "/")] = true
+	}
+	if len(changed) > 0 {
+		names := slices.Sorted(maps.Keys(changed))
+		if more := len(names) - 5; more > 0 {
+			names = append(names[:5], fmt.Sprintf("and %d more", more))
+		}
+		r.warn("policies changed while it ran, and what failed may be due to that: %s", strings.Join(names, ", "))
+	}
+	return nil
 }
 
 // tell says how far it is, to people.

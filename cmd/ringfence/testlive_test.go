@@ -166,6 +166,20 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// A policy that comes while the pods are made is told.
+func TestLiveChanges(t *testing.T) {
+	p := newProbed(t)
+	p.client.PrependReactor("create", "leases", func(k8stesting.Action) (bool, runtime.Object, error) {
+		return false, nil, p.client.Tracker().Add(&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "new"}})
+	})
+	if _, _, err := p.test(t); err != nil {
+		t.Fatal(err)
+	}
+	if want := "warning: policies changed while it ran, and what failed may be due to that: NetworkPolicy shop/new\n"; !strings.Contains(p.stderr.(*bytes.Buffer).String(), want) {
+		t.Errorf("no %q in %s", want, p.stderr)
+	}
+}
+
 func TestLiveNotEnforced(t *testing.T) {
 	p := newProbed(t)
 	p.open = func(_, _ *corev1.Pod) bool { return true }

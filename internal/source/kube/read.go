@@ -58,6 +58,14 @@ func ReadClusterPolicies(ctx context.Context, o Options) ([]Listed, error) {
 	return r.into.Policies, r.err
 }
 
+// ReadPolicies lists the policies of both kinds alone, once.
+func ReadPolicies(ctx context.Context, o Options) ([]Listed, error) {
+	r := reader{ctx: ctx, into: &Snapshot{}}
+	list(&r, "networkpolicies", o.Client.NetworkingV1().NetworkPolicies(""), func(p *networkingv1.NetworkPolicy) { r.note("NetworkPolicy", p) })
+	list(&r, ClusterPolicies.Resource, o.Dynamic.Resource(ClusterPolicies), func(u *unstructured.Unstructured) { r.note("ClusterNetworkPolicy", u) })
+	return r.into.Policies, r.err
+}
+
 // reader keeps the first error.
 type reader struct {
 	ctx  context.Context
