@@ -33,6 +33,8 @@ import (
 type liveFlags struct {
 	apiFlags
 	live, outside, dryRun, keep bool
+	namespaces                  []string
+	everywhere                  bool
 	agents, image               string
 	most                        int
 	patience, settle, lifetime  time.Duration
@@ -43,6 +45,8 @@ func (f *liveFlags) flags(cmd *cobra.Command) {
 	flags.BoolVar(&f.live, "live", false, "make the cases and invariants with real packets in a cluster, between probe pods that stand for its workloads")
 	f.apiFlags.flags(cmd)
 	flags.BoolVar(&f.dryRun, "dry-run", false, "of --live: say which pods would be made, and who would connect to whom")
+	flags.StringSliceVarP(&f.namespaces, "namespaces", "n", nil, "of --live: namespaces that probe pods may be made in, beside those that the tests name")
+	flags.BoolVarP(&f.everywhere, "all-namespaces", "A", false, "of --live: probe pods may be made in every namespace that a test is about, by a pattern too")
 	flags.IntVar(&f.most, "max-probes", 30, "of --live: refuse to make more probe pods than that")
 	flags.StringVar(&f.image, "image", "", "of --live: image of the probe pods, with this program in it (default: that of the agents)")
 	flags.StringVar(&f.agents, "agents-namespace", nodes.Namespace, "of --live: namespace of the agents")
@@ -56,7 +60,7 @@ func (f *liveFlags) flags(cmd *cobra.Command) {
 // check refuses what makes no sense together.
 func (f *liveFlags) check(cmd *cobra.Command, lab bool, output string) error {
 	if !f.live {
-		for _, name := range []string{"kubeconfig", "context", "dry-run", "max-probes", "image", "agents-namespace", "probe-timeout", "settle", "lifetime", "live-outside", "keep"} {
+		for _, name := range []string{"kubeconfig", "context", "dry-run", "namespaces", "all-namespaces", "max-probes", "image", "agents-namespace", "probe-timeout", "settle", "lifetime", "live-outside", "keep"} {
 			if cmd.Flags().Changed(name) {
 				return fmt.Errorf("--%s is about a cluster: give --live too", name)
 			}

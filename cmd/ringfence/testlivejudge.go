@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/live"
 	"github.com/ringfence-project/ringfence/internal/policytest"
@@ -10,16 +13,16 @@ import (
 func (r *liveRun) boot(planner *live.Planner) func(cluster.Objects, policytest.Needs) (policytest.Judge, error) {
 	return func(o cluster.Objects, needs policytest.Needs) (policytest.Judge, error) {
 		s, err := cluster.NewState(o)
-		return &liveJudge{run: r, planner: planner, state: s, hypothetical: needs.Hypothetical}, err
+		return &liveJudge{run: r, planner: planner, state: s, needs: needs}, err
 	}
 }
 
 // liveJudge says what became of connections that were made all together.
 type liveJudge struct {
-	run          *liveRun
-	planner      *live.Planner // nil if it is about what was made
-	state        *cluster.State
-	hypothetical bool
+	run     *liveRun
+	planner *live.Planner // nil if it is about what was made
+	state   *cluster.State
+	needs   policytest.Needs
 }
 
 func (j *liveJudge) State() *cluster.State { return j.state }
@@ -29,8 +32,11 @@ func (j *liveJudge) Close() error { return nil }
 func (j *liveJudge) Connect(list []cluster.Connection) ([]policytest.Observed, error) {
 	all := make([]policytest.Observed, len(list))
 	for i, c := range list {
+		elsewhere := j.elsewhere(c)
 		switch {
-		case j.hypothetical:
+		case elsewhere != "":
+			all[i] = skipped(fmt.Sprintf("no probe pods are made in namespace %s, which the tests do not name: --namespaces or --all-namespaces lets them", elsewhere))
+		case j.needs.Hypothetical:
 			all[i] = skipped("it is about policies that are not in force in the cluster, or without one that is")
 		case j.planner != nil:
 			all[i] = skipped("it is only planned")
@@ -40,6 +46,16 @@ func (j *liveJudge) Connect(list []cluster.Connection) ([]policytest.Observed, e
 		}
 	}
 	return all, nil
+}
+
+// elsewhere is the namespace of an end in which no probe pods are to be made; "" if there is none.
+func (j *liveJudge) elsewhere(c cluster.Connection) string {
+	for _, e := range []*cluster.Endpoint{c.From.Endpoint, c.To.Endpoint} {
+		if e != nil && !j.run.everywhere && !slices.Contains(j.needs.Namespaces, e.Namespace) && !slices.Contains(j.run.namespaces, e.Namespace) {
+			return e.Namespace
+		}
+	}
+	return ""
 }
 
 func skipped(why string) policytest.Observed { return policytest.Observed{Skip: why} }

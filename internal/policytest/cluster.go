@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -69,6 +70,53 @@ func (c *Cluster) within(w world) world {
 	}
 	o.Policies, out.notes = placed(o.Policies, w.objects.Policies)
 	return out
+}
+
+// named are the namespaces that a document is about: those of its manifests, and those that it names at an end of a case, a
+// patch or an invariant, as in "shop/web". What it means by a pattern alone, "*" for instance, does not count.
+func (d Doc) named(w world) []string {
+	found := map[string]bool{}
+	for _, e := range w.objects.Endpoints {
+		found[e.Namespace] = true
+	}
+	for _, x := range w.objects.Workloads {
+		found[x.Namespace] = true
+	}
+	for _, n := range w.objects.Namespaces {
+		found[n.Name] = true
+	}
+	for _, p := range w.objects.Policies {
+		found[p.Namespace] = true
+	}
+	for _, ref := range d.refs() {
+		for term := range strings.SplitSeq(ref, " !") {
+			if namespace, _, is := strings.Cut(strings.TrimSpace(term), "/"); is && namespace != "node" && !strings.ContainsAny(namespace, "{=*") {
+				found[namespace] = true
+			}
+		}
+	}
+	delete(found, "") // of ClusterNetworkPolicies
+	return slices.Sorted(maps.Keys(found))
+}
+
+// refs are all texts of a document that name pods.
+func (d Doc) refs() []string {
+	var all []string
+	invariants := slices.Clone(d.spec.Value.Invariants)
+	for _, t := range d.spec.Value.Tests {
+		invariants = append(invariants, t.Invariants...)
+		for _, c := range t.Cases {
+			all = slices.Concat(all, c.From, c.To)
+		}
+		for _, p := range t.Patch {
+			all = append(all, p.Pod)
+		}
+	}
+	for _, v := range invariants {
+		from, to, _ := strings.Cut(v.text(), "->")
+		all = append(all, from, to)
+	}
+	return all
 }
 
 // workloadOf tells pods of one workload, and its manifest, from others.

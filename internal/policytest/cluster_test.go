@@ -102,6 +102,27 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// Which namespaces a document is about decides where probe pods may be made.
+func TestNamedNamespaces(t *testing.T) {
+	c, boot, _ := live(t, manifests+"---"+policies, onlyWeb)
+	var named []string
+	spy := func(o cluster.Objects, needs Needs) (Judge, error) {
+		named = needs.Namespaces
+		return boot(o, needs)
+	}
+	for _, x := range []struct{ doc, want string }{
+		{`{kind: PolicyTest, policies: [policies.yaml], tests: [{name: x, cases: [{from: "* !b/web", to: "app=db:8080", want: deny}]}]}`, "a b"},
+		{`{kind: PolicyTest, policies: [policies.yaml], tests: [{name: x, cases: [{from: "*", to: "app=db:8080", want: deny}]}]}`, "a"},
+		{`{kind: PolicyTest, policies: [policies.yaml], tests: [{name: x, cases: [{from: "{env=dev}/*", to: "app=db:8080", want: deny}]}], invariants: [{never: "q/app=x -> b/*"}]}`, "a b q"},
+	} {
+		named = nil
+		run(t, Runner{Cluster: c, Boot: spy}, x.doc, nil)
+		if got := strings.Join(named, " "); got != x.want {
+			t.Errorf("%s: %s, want %s", x.doc, got, x.want)
+		}
+	}
+}
+
 // What fares otherwise than policies say fails, with the rule, whatever was wanted.
 func TestNotEnforced(t *testing.T) {
 	c, boot, _ := live(t, manifests+"---"+policies, func(cluster.Connection) Observed { return Observed{Verdict: Allowed} })

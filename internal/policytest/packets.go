@@ -43,7 +43,8 @@ func (r *Runner) makeAll(cases [][]expected, now, later *arena) (func(expected) 
 }
 
 func (r *Runner) makeIn(a *arena, list []cluster.Connection) ([]Observed, error) {
-	judge, err := r.Boot(a.clone(), Needs{Connections: list, Hypothetical: r.Cluster != nil && !slices.Equal(a.objects.Policies, a.inForce)})
+	judge, err := r.Boot(a.clone(), Needs{Connections: list, Namespaces: a.named,
+		Hypothetical: r.Cluster != nil && !slices.Equal(a.objects.Policies, a.inForce)})
 	if err != nil {
 		return nil, err
 	}

@@ -109,6 +109,9 @@ type Needs struct {
 	Connections []cluster.Connection
 	// Hypothetical: these are not the policies that are in force in Runner.Cluster.
 	Hypothetical bool
+	// Namespaces are those of Runner.Cluster that the document is about, in order: those of its manifests, and those that it
+	// names at the ends of connections. What it means by a pattern alone does not count.
+	Namespaces []string
 }
 
 // Report is what came of running test files.

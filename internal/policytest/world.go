@@ -34,6 +34,7 @@ type world struct {
 	services []service.Service
 	notes    []string
 	inForce  []*policy.Policy // in Runner.Cluster
+	named    []string         // namespaces that the document is about, of Runner.Cluster
 }
 
 // scope is a cluster to resolve names in.
@@ -59,7 +60,9 @@ func (r *Runner) loadWorld(d Doc) (world, []manifest.Problem, error) {
 	w := world{objects: result.Objects, services: result.Services}
 	families := d.spec.Value.Families
 	if r.Cluster != nil {
+		named := d.named(w)
 		w = r.Cluster.within(w)
+		w.named = named
 		w.inForce = w.objects.Policies
 		if len(families) == 0 {
 			families = r.Cluster.families()
