@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -79,6 +80,9 @@ func (r recordedFlags) read(ctx context.Context, cmd *cobra.Command, now time.Ti
 		return out, decodeRecords(cmd.InOrStdin(), "stdin", out)
 	}
 	info, err := os.Stat(r.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("recorded connections: there is no file %s; --live asks a running instance, or the agents of a cluster", r.file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("recorded connections: %w", err)
 	}

@@ -69,6 +69,7 @@ func (c *comparison) likely(server int, ports []reach.Ports) reach.Ports {
 	}
 	for _, r := range ports {
 		if r.Protocol != 0 {
+			r.First = max(r.First, min(1, r.Last)) // nobody connects to port 0
 			return r
 		}
 	}
