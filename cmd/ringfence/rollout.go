@@ -365,6 +365,9 @@ func newRolloutHistory() *cobra.Command {
 			if output != "text" {
 				return encode(cmd.OutOrStdout(), output, chosen)
 			}
+			if len(chosen) == 0 {
+				return printRollouts(cmd.OutOrStdout(), nil, drivenBy{})
+			}
 			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 			for _, v := range chosen {
 				for _, e := range v.Events {
