@@ -21,7 +21,7 @@ import (
 const (
 	fenced    = "ringfence-churn"      // the namespace with the policies
 	unfenced  = "ringfence-churn-open" // the one without
-	patient   = 3 * time.Minute        // for what has to come
+	patient   = 8 * time.Minute        // for what has to come
 	keepers   = "kept"                 // the phase of pods that stay all the time
 	churnTick = 300 * time.Millisecond // between two pods that come and go
 )
