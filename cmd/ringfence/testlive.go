@@ -143,6 +143,10 @@ func (r *liveRun) read(ctx context.Context) (err error) {
 	}
 	there := r.all.Bundle.Finish(manifest.Options{})
 	tellProblems(r.stderr, there.Problems)
+	there.Objects.Endpoints = slices.DeleteFunc(there.Objects.Endpoints, func(e *cluster.Endpoint) bool { // of other runs
+		_, probe := e.Labels.Get(pods.Label)
+		return probe
+	})
 	state, err := cluster.NewState(there.Objects)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
@@ -32,10 +31,9 @@ func (j *liveJudge) Close() error { return nil }
 func (j *liveJudge) Connect(list []cluster.Connection) ([]policytest.Observed, error) {
 	all := make([]policytest.Observed, len(list))
 	for i, c := range list {
-		elsewhere := j.elsewhere(c)
 		switch {
-		case elsewhere != "":
-			all[i] = skipped(fmt.Sprintf("no probe pods are made in namespace %s, which the tests do not name: --namespaces or --all-namespaces lets them", elsewhere))
+		case j.elsewhere(c):
+			all[i] = skipped("probe pods are only made in namespaces that the tests name, or else --namespaces or --all-namespaces")
 		case j.needs.Hypothetical:
 			all[i] = skipped("it is about policies that are not in force in the cluster, or without one that is")
 		case j.planner != nil:
@@ -48,14 +46,14 @@ func (j *liveJudge) Connect(list []cluster.Connection) ([]policytest.Observed, e
 	return all, nil
 }
 
-// elsewhere is the namespace of an end in which no probe pods are to be made; "" if there is none.
-func (j *liveJudge) elsewhere(c cluster.Connection) string {
+// elsewhere reports whether an end is in a namespace in which no probe pods are to be made.
+func (j *liveJudge) elsewhere(c cluster.Connection) bool {
 	for _, e := range []*cluster.Endpoint{c.From.Endpoint, c.To.Endpoint} {
 		if e != nil && !j.run.everywhere && !slices.Contains(j.needs.Namespaces, e.Namespace) && !slices.Contains(j.run.namespaces, e.Namespace) {
-			return e.Namespace
+			return true
 		}
 	}
-	return ""
+	return false
 }
 
 func skipped(why string) policytest.Observed { return policytest.Observed{Skip: why} }
