@@ -19,8 +19,15 @@ import (
 // rolloutsOf are a cluster's, with one rollout that a controller watched last at a time; zero is never.
 func rolloutsOf(t *testing.T, seen time.Time) clusterRollouts {
 	t.Helper()
+	return clusterRollouts{&api{dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+		map[schema.GroupVersionResource]string{record.Resource: "PolicyRolloutList"}, rolloutObject(t, "old", seen))}}
+}
+
+// rolloutObject is a rollout that removes a policy in namespace shop.
+func rolloutObject(t *testing.T, removes string, seen time.Time) *unstructured.Unstructured {
+	t.Helper()
 	data, err := yaml.YAMLToJSON([]byte(`{apiVersion: ringfence.dev/v1alpha1, kind: PolicyRollout, metadata: {name: lockdown},
-spec: {remove: [{kind: NetworkPolicy, namespace: shop, name: old}], steps: [{audit: {for: 1m}}, {enforce: {percent: 100}}]}}`))
+spec: {remove: [{kind: NetworkPolicy, namespace: shop, name: ` + removes + `}], steps: [{audit: {for: 1m}}, {enforce: {percent: 100}}]}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +46,7 @@ spec: {remove: [{kind: NetworkPolicy, namespace: shop, name: old}], steps: [{aud
 			t.Fatal(err)
 		}
 	}
-	return clusterRollouts{&api{dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
-		map[schema.GroupVersionResource]string{record.Resource: "PolicyRolloutList"}, u)}}
+	return u
 }
 
 // shown is what people see of all rollouts, and whether all is well.

@@ -34,7 +34,9 @@ import (
 // probed is a cluster with a shop, in which probe pods run as soon as they are made.
 type probed struct {
 	*liveRun
+	t      *testing.T
 	client *fake.Clientset
+	wide   *dynamicfake.FakeDynamicClient
 	mu     sync.Mutex
 	of     map[string]*corev1.Pod // by address
 	// open reports whether one pod can reach another.
@@ -62,7 +64,7 @@ func newProbed(t *testing.T) *probed {
 			Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{PodSelector: &web}}}}}})
 	wide := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
 		inforce.Resource: "NodeEnforcementList", kube.ClusterPolicies: "ClusterNetworkPolicyList", record.Resource: "PolicyRolloutList"})
-	p := &probed{client: client, of: map[string]*corev1.Pod{}}
+	p := &probed{t: t, client: client, wide: wide, of: map[string]*corev1.Pod{}}
 	p.open = func(from, to *corev1.Pod) bool { return to.Labels["app"] != "db" || from.Labels["app"] == "web" }
 	client.PrependReactor("create", "pods", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		made := a.(k8stesting.CreateAction).GetObject().(*corev1.Pod)
@@ -237,6 +239,11 @@ func TestLiveRefuses(t *testing.T) {
 		want string
 	}{
 		{func(p *probed) { p.most = 3 }, "these tests need 4 probe pods, more than --max-probes 3"},
+		{func(p *probed) {
+			if err := p.wide.Tracker().Add(rolloutObject(p.t, "db", time.Now())); err != nil {
+				p.t.Fatal(err)
+			}
+		}, "rollout lockdown is under way, and about workloads that probe pods would stand for"},
 		{func(p *probed) { p.agents = "other" }, "no agent in namespace other tells the image of probe pods: give --image"},
 		{func(p *probed) {
 			p.client.PrependReactor("create", "selfsubjectaccessreviews", func(a k8stesting.Action) (bool, runtime.Object, error) {
@@ -252,6 +259,17 @@ func TestLiveRefuses(t *testing.T) {
 		if len(p.of) > 0 {
 			t.Errorf("%s: %d pods were made", c.want, len(p.of))
 		}
+	}
+}
+
+// A rollout that is not about the workloads that are tested does not mind.
+func TestLiveBesideARollout(t *testing.T) {
+	p := newProbed(t)
+	if err := p.wide.Tracker().Add(rolloutObject(t, "other", time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	if report, text, err := p.test(t); err != nil || !report.OK() {
+		t.Errorf("%v\n%s", err, text)
 	}
 }
 
