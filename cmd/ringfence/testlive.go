@@ -187,6 +187,9 @@ func (r *liveRun) make(ctx context.Context) error {
 	}
 	fmt.Fprintf(r.stderr, "making %s in %s, for at most %s (label %s=%s)\n", words.Counted(len(r.plan.Probes), "probe pod"),
 		words.Counted(len(r.plan.Namespaces()), "namespace"), r.lifetime, pods.Label, r.session.Run())
+	for _, i := range r.plan.Blind {
+		r.warn("policies let the probe pod for %s talk to none of the others, so nothing tells since when its node knows it", r.plan.Probes[i])
+	}
 	err := r.session.Start(ctx)
 	if err != nil {
 		return err

@@ -251,3 +251,30 @@ func TestStands(t *testing.T) {
 		t.Errorf("what was not asked for: %q", why)
 	}
 }
+
+// Each family is an attempt of its own, to the address of that family.
+func TestFamilies(t *testing.T) {
+	s := shop(t)
+	web, db := s.Endpoint(cluster.Key{Namespace: "shop", Name: "web-1"}), s.Endpoint(cluster.Key{Namespace: "shop", Name: "db-0"})
+	planner := NewPlanner(s, Options{})
+	for _, a := range [][2]string{{"10.0.0.1", "10.0.0.3"}, {"fd00::1", "fd00::3"}} {
+		c := cluster.Connection{From: cluster.Party{Endpoint: web, Addr: netip.MustParseAddr(a[0])}, To: cluster.Party{Endpoint: db, Addr: netip.MustParseAddr(a[1])},
+			Protocol: flow.TCP, Port: 5432}
+		if why := planner.Add(s, c); why != "" {
+			t.Fatal(why)
+		}
+	}
+	plan := planner.Plan()
+	v4, v6 := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")
+	if len(plan.Attempts) != 2 || plan.Attempts[0].IPv6 || !plan.Attempts[1].IPv6 || plan.Controls != 0 {
+		t.Fatal(dump(plan))
+	}
+	for i, want := range []string{"10.9.0.1:5432", "[fd09::1]:5432"} {
+		if at := plan.Address(i, [][]netip.Addr{{v4, v6}, {v4, v6}}); at.String() != want {
+			t.Errorf("it goes to %s, want %s", at, want)
+		}
+	}
+	if at := plan.Address(1, [][]netip.Addr{{v4}, {v4}}); at.IsValid() {
+		t.Errorf("without an address of its family it goes to %s", at)
+	}
+}
