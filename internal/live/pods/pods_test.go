@@ -221,6 +221,32 @@ func TestRulesTakeAMoment(t *testing.T) {
 	}
 }
 
+// The API server may lose the way to a pod for a moment, and for good.
+func TestLostCommands(t *testing.T) {
+	for lost, want := range map[int]bool{2: true, 1000: false} {
+		w := newWorld(t)
+		s := w.session(t)
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		left := lost
+		s.Exec = func(ctx context.Context, namespace, pod, container string, command []string, stdout, stderr io.Writer) error {
+			mu.Lock()
+			left--
+			lose := left >= 0
+			mu.Unlock()
+			if lose {
+				return errors.New("no route to the kubelet")
+			}
+			return w.exec(ctx, namespace, pod, container, command, stdout, stderr)
+		}
+		if _, err := s.Connect(t.Context()); (err == nil) != want {
+			t.Errorf("%d commands lost: %v", lost, err)
+		}
+	}
+}
+
 // What is not in force stays so, and is what comes out.
 func TestNotInForce(t *testing.T) {
 	w := newWorld(t)

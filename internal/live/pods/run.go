@@ -245,6 +245,9 @@ func (s *Session) Connect(ctx context.Context) ([]live.Result, error) {
 	return live.Settle(ctx, s.plan, s.Settle, again, s.round, s.Tell)
 }
 
+// tries is how many times a pod is told to connect before that counts as impossible.
+const tries = 3
+
 // round makes attempts once.
 func (s *Session) round(ctx context.Context, attempts []int) ([]live.Result, error) {
 	results := make([]live.Result, len(attempts))
@@ -262,6 +265,9 @@ func (s *Session) round(ctx context.Context, attempts []int) ([]live.Result, err
 	}
 	err := s.each(func(i int) bool { return len(targets[i]) > 0 }, func(i int) error {
 		answers, err := s.connect(ctx, i, targets[i])
+		for try := 1; err != nil && ctx.Err() == nil && try < tries; try++ { // the way to a pod is long, and to ask again costs nothing
+			answers, err = s.connect(ctx, i, targets[i])
+		}
 		for j, a := range answers {
 			results[places[i][j]] = live.Result{Outcome: outcomes[a.Outcome], Why: a.Why}
 		}
