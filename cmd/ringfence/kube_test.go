@@ -23,6 +23,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -50,7 +51,7 @@ func newFakeCluster(t *testing.T) *fakeCluster {
 		t.Fatal(err)
 	}
 	wide := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		inforce.Resource: "NodeEnforcementList", kube.ClusterPolicies: "ClusterNetworkPolicyList"},
+		inforce.Resource: "NodeEnforcementList", kube.ClusterPolicies: "ClusterNetworkPolicyList", record.Resource: "PolicyRolloutList"},
 		&unstructured.Unstructured{Object: map[string]any{"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
 			"metadata": map[string]any{"name": "guard", "uid": "b", "generation": int64(1), "resourceVersion": "20"},
 			"spec": map[string]any{"tier": "Admin", "priority": int64(1), "subject": map[string]any{"namespaces": map[string]any{}},

@@ -13,7 +13,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/query"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
-	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
 // referenceHelp is the part of the help that all commands with FROM and TO share.
@@ -62,43 +61,17 @@ func (in *input) isLive(cmd *cobra.Command) bool {
 	return in.api.wanted(cmd) && !in.named && !cmd.Flags().Changed("manifests")
 }
 
-// bundle reads the manifests, or the cluster. There, what cannot be read is stood in for as on its nodes, and names
-// without a namespace are of the context's.
-func (in *input) bundle(cmd *cobra.Command) (*manifest.Bundle, error) {
-	if !in.isLive(cmd) {
-		return unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) {
-			return dir.Load(in.manifests, cmd.InOrStdin())
-		})
-	}
-	a, err := in.api.connect()
-	if err != nil {
-		return nil, err
-	}
-	if !cmd.Flags().Changed("namespace") {
-		in.namespace = a.namespace
-	}
-	in.keepGoing = true
-	snapshot, err := kube.Read(cmd.Context(), a.options())
-	if err != nil {
-		return nil, err
-	}
-	return snapshot.Bundle, nil
-}
-
-// load reads the manifests. Problems go to stderr, all of them, and are an error unless --keep-going.
+// load reads the manifests, or the cluster. Problems go to stderr, all of them, and are an error unless --keep-going.
 func (in *input) load(cmd *cobra.Command) (*loaded, error) {
-	bundle, err := in.bundle(cmd)
+	if in.isLive(cmd) {
+		return in.loadCluster(cmd)
+	}
+	bundle, err := unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) { return dir.Load(in.manifests, cmd.InOrStdin()) })
 	if err != nil {
 		return nil, err
 	}
 	result := bundle.Finish(manifest.Options{})
-	stderr := cmd.ErrOrStderr()
-	for _, n := range result.Notices {
-		if !n.Running {
-			fmt.Fprintln(stderr, "note:", n)
-		}
-	}
-	tellProblems(stderr, result.Problems)
+	tellReading(cmd.ErrOrStderr(), result)
 	if n := len(result.Problems); n > 0 && !in.keepGoing {
 		return nil, fmt.Errorf("%d problem(s) in the manifests; mend them, or look at the rest with --keep-going", n)
 	}
@@ -109,16 +82,72 @@ func (in *input) load(cmd *cobra.Command) (*loaded, error) {
 	return &loaded{result, state}, nil
 }
 
+// loadCluster reads what is in force in a cluster. What cannot be read is stood in for as on its nodes, and names without a
+// namespace are of the context's.
+func (in *input) loadCluster(cmd *cobra.Command) (*loaded, error) {
+	a, err := in.api.connect()
+	if err != nil {
+		return nil, err
+	}
+	if !cmd.Flags().Changed("namespace") {
+		in.namespace = a.namespace
+	}
+	in.keepGoing = true
+	return a.load(cmd.Context(), cmd.ErrOrStderr(), in.rollout)
+}
+
+func (a *api) load(ctx context.Context, stderr io.Writer, candidate string) (*loaded, error) {
+	c, err := a.readCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tellReading(stderr, c.Result)
+	parts, err := c.candidate(candidate)
+	if err != nil {
+		return nil, err
+	}
+	state, err := c.with(c.Objects, parts...)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range c.notes(candidate) {
+		fmt.Fprintln(stderr, "note:", n)
+	}
+	return &loaded{c.Result, state}, nil
+}
+
+// tellReading says what there is to say of manifests that were read.
+func tellReading(stderr io.Writer, r manifest.Result) {
+	for _, n := range r.Notices {
+		if !n.Running {
+			fmt.Fprintln(stderr, "note:", n)
+		}
+	}
+	tellProblems(stderr, r.Problems)
+}
+
 // stateWith is the cluster of manifests, with the candidate of a rollout in force for everyone unless its name is empty.
 func stateWith(r manifest.Result, name string) (*cluster.State, error) {
 	state, err := cluster.NewState(r.Objects)
-	if err != nil || name == "" {
-		return state, err
+	if err != nil {
+		return nil, err
+	}
+	parts, err := candidateOf(r.Rollouts, name)
+	if err != nil {
+		return nil, err
+	}
+	return rollout.Rewrite(state, parts...)
+}
+
+// candidateOf is what a rollout of manifests would have in force for everyone; none if name is empty.
+func candidateOf(all []*rollout.Spec, name string) ([]rollout.Part, error) {
+	if name == "" {
+		return nil, nil
 	}
 	var names []string
-	for _, s := range r.Rollouts {
+	for _, s := range all {
 		if s.Name == name {
-			return rollout.Rewrite(state, s.InForce())
+			return []rollout.Part{s.InForce()}, nil
 		}
 		names = append(names, s.Name)
 	}

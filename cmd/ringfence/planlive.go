@@ -1,19 +1,16 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/plan"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
-	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
 // againstCluster reports whether OLD is what a cluster has: one path is given, and a cluster is named. A revision is
@@ -36,26 +33,33 @@ func (o *planOptions) clusterSides(cmd *cobra.Command, path string) (sides [2]pl
 	if err != nil {
 		return sides, err
 	}
-	return clusterSides(cmd.Context(), a, manifests.Finish(manifest.Options{}), path, o.rollout, o.prune)
-}
-
-func clusterSides(ctx context.Context, a *api, applied manifest.Result, path, candidate string, prune bool) (sides [2]plan.Side, err error) {
-	snapshot, err := kube.Read(ctx, a.options())
+	applied := manifests.Finish(manifest.Options{})
+	c, err := a.readCluster(cmd.Context())
 	if err != nil {
 		return sides, err
 	}
-	live := snapshot.Bundle.Finish(manifest.Options{})
-	sides[0] = plan.Side{Name: "the cluster", Problems: texts(live.Problems)}
+	for _, n := range append(c.notes(o.rollout), c.unheeded(applied.Objects)...) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+	}
+	return c.sides(applied, path, o.rollout, o.prune)
+}
+
+// sides are what is in force in the cluster, and what would be.
+func (c *inCluster) sides(applied manifest.Result, path, candidate string, prune bool) (sides [2]plan.Side, err error) {
+	sides[0] = plan.Side{Name: "the cluster", Problems: texts(c.Problems)}
 	sides[1] = plan.Side{Name: "the cluster with " + path, Problems: texts(applied.Problems)}
 	if candidate != "" {
 		sides[1].Name += " and rollout " + candidate
 	}
-	if sides[0].State, err = cluster.NewState(live.Objects); err != nil {
+	if sides[0].State, err = c.with(c.Objects); err != nil {
 		return sides, fmt.Errorf("%s: %w", sides[0].Name, err)
 	}
 	// The rollout is of the manifests, and what it changes may be the cluster's.
-	with := manifest.Result{Objects: plan.Apply(live.Objects, applied.Objects, prune), Rollouts: applied.Rollouts}
-	if sides[1].State, err = stateWith(with, candidate); err != nil {
+	parts, err := candidateOf(applied.Rollouts, candidate)
+	if err == nil {
+		sides[1].State, err = c.with(plan.Apply(c.Objects, applied.Objects, prune), parts...)
+	}
+	if err != nil {
 		return sides, fmt.Errorf("%s: %w", path, err)
 	}
 	return sides, nil

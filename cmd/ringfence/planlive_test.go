@@ -23,6 +23,10 @@ func TestPlanAgainstACluster(t *testing.T) {
 	bundle := manifest.NewBundle()
 	bundle.Decode("db.yaml", []byte("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  ingress: [{from: [{podSelector: {matchLabels: {app: we}}}]}]\n---"+lockdownOfDB))
 	applied := bundle.Finish(manifest.Options{})
+	there, err := f.api.readCluster(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		rollout string
 		want    []string
@@ -30,7 +34,7 @@ func TestPlanAgainstACluster(t *testing.T) {
 		{"", []string{"~ NetworkPolicy shop/db", "No connection between what stays fares otherwise."}}, // the guard accepts all
 		{"lockdown", []string{"- ClusterNetworkPolicy guard", "Newly denied", "denied by shop/db ingress (db.yaml:1)"}},
 	} {
-		sides, err := clusterSides(t.Context(), f.api, applied, "k8s/", c.rollout, false)
+		sides, err := there.sides(applied, "k8s/", c.rollout, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +52,7 @@ func TestPlanAgainstACluster(t *testing.T) {
 			}
 		}
 	}
-	if _, err := clusterSides(t.Context(), f.api, applied, "k8s/", "other", false); err == nil || !strings.Contains(err.Error(), "no such PolicyRollout, but lockdown") {
+	if _, err := there.sides(applied, "k8s/", "other", false); err == nil || !strings.Contains(err.Error(), "no such PolicyRollout, but lockdown") {
 		t.Errorf("a rollout that is not there: %v", err)
 	}
 }

@@ -21,10 +21,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/live"
 	"github.com/ringfence-project/ringfence/internal/live/pods"
 	"github.com/ringfence-project/ringfence/internal/live/wire"
-	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/policytest"
-	"github.com/ringfence-project/ringfence/internal/rollout"
-	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 	"github.com/ringfence-project/ringfence/internal/words"
 )
@@ -85,10 +82,9 @@ type liveRun struct {
 	*liveFlags
 	*api
 	stderr  io.Writer
-	all     *kube.Snapshot
+	there   *inCluster
 	cluster *policytest.Cluster
 	state   *cluster.State // of what is in force
-	rolls   []record.Record
 	plan    *live.Plan
 	session *pods.Session // nil where nothing is to be made
 	results []live.Result
@@ -138,26 +134,22 @@ func (r *liveRun) report(ctx context.Context, stdout io.Writer, runner *policyte
 
 // read asks the cluster what it has, and what of it is in force.
 func (r *liveRun) read(ctx context.Context) (err error) {
-	if r.all, err = kube.Read(ctx, r.options()); err != nil {
+	if r.there, err = r.readCluster(ctx); err != nil {
 		return err
 	}
-	there := r.all.Bundle.Finish(manifest.Options{})
-	tellProblems(r.stderr, there.Problems)
-	there.Objects.Endpoints = slices.DeleteFunc(there.Objects.Endpoints, func(e *cluster.Endpoint) bool { // of other runs
+	if r.there.unread != nil {
+		return r.there.unread
+	}
+	tellProblems(r.stderr, r.there.Problems)
+	o := r.there.Objects
+	o.Endpoints = slices.DeleteFunc(slices.Clone(o.Endpoints), func(e *cluster.Endpoint) bool { // of other runs
 		_, probe := e.Labels.Get(pods.Label)
 		return probe
 	})
-	state, err := cluster.NewState(there.Objects)
-	if err != nil {
+	if r.state, err = r.there.with(o); err != nil {
 		return err
 	}
-	if r.rolls, err = record.List(ctx, r.dynamic); err != nil && !errors.Is(err, record.ErrNotInstalled) {
-		return fmt.Errorf("rollouts: %w", err)
-	}
-	if r.state, err = rollout.Rewrite(state, record.Finals(r.rolls)...); err != nil {
-		return fmt.Errorf("rollouts that are complete: %w", err)
-	}
-	r.cluster = &policytest.Cluster{Objects: r.state.Objects(), Services: there.Services}
+	r.cluster = &policytest.Cluster{Objects: r.state.Objects(), Services: r.there.Services}
 	return nil
 }
 
@@ -214,7 +206,7 @@ func (r *liveRun) tellChanges(ctx context.Context) error {
 		generation int64
 	}
 	was := map[version]bool{}
-	for _, p := range r.all.Policies {
+	for _, p := range r.there.policies {
 		was[version{p.Kind, p.Key, p.UID, p.Generation}] = true
 	}
 	changed := map[string]bool{}
@@ -301,7 +293,7 @@ func (r *liveRun) touched() string {
 	if err != nil {
 		return ""
 	}
-	for _, x := range r.rolls {
+	for _, x := range r.there.rollouts {
 		if x.Spec == nil || !x.Status.Active() {
 			continue
 		}
@@ -317,7 +309,7 @@ func (r *liveRun) touched() string {
 // awaitPolicies waits until agents have reported that the policies are in force. Where nobody reports, or not to us, the
 // connections have to show it.
 func (r *liveRun) awaitPolicies(ctx context.Context) error {
-	w := waiter{api: r.api, policies: versionsOf(r.all.Policies)}
+	w := waiter{api: r.api, policies: versionsOf(r.there.policies)}
 	r.tell("waiting until the policies are in force")
 	waiting, cancel := context.WithTimeout(ctx, r.settle)
 	defer cancel()

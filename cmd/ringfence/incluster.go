@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/rollout"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
+	"github.com/ringfence-project/ringfence/internal/source/kube"
+)
+
+// inCluster is what a cluster has, as far as it decides what is in force there.
+type inCluster struct {
+	manifest.Result
+	policies []kube.Listed // with their versions
+	rollouts []record.Record
+	unread   error // rollouts may not be read; what they have in force is not known
+}
+
+// readCluster reads a cluster once. What cannot be read of it is stood in for as on its nodes.
+func (a *api) readCluster(ctx context.Context) (*inCluster, error) {
+	snapshot, err := kube.Read(ctx, a.options())
+	if err != nil {
+		return nil, err
+	}
+	c := &inCluster{Result: snapshot.Bundle.Finish(manifest.Options{}), policies: snapshot.Policies}
+	c.rollouts, err = record.List(ctx, a.dynamic)
+	switch {
+	case apierrors.IsForbidden(err):
+		c.unread = err
+	case err != nil && !errors.Is(err, record.ErrNotInstalled):
+		return nil, err
+	}
+	return c, nil
+}
+
+// with is what is in force for everyone if the cluster has these objects: what rollouts that are complete carry is over them.
+// parts are further ones.
+func (c *inCluster) with(o cluster.Objects, parts ...rollout.Part) (*cluster.State, error) {
+	state, err := cluster.NewState(o)
+	if err != nil {
+		return nil, err
+	}
+	return rollout.Rewrite(state, append(record.Finals(c.rollouts), parts...)...)
+}
+
+// candidate is what a rollout of the cluster would have in force for everyone; none if name is empty.
+func (c *inCluster) candidate(name string) ([]rollout.Part, error) {
+	if name == "" {
+		return nil, nil
+	}
+	if c.unread != nil {
+		return nil, fmt.Errorf("--rollout %s: %w", name, c.unread)
+	}
+	var names []string
+	for _, r := range c.rollouts {
+		if r.Name != name {
+			names = append(names, r.Name)
+			continue
+		}
+		if r.Spec == nil {
+			return nil, fmt.Errorf("--rollout %s: %s", name, r.Why)
+		}
+		return []rollout.Part{r.Spec.InForce()}, nil
+	}
+	if names == nil {
+		return nil, fmt.Errorf("--rollout %s: the cluster has no PolicyRollout", name)
+	}
+	return nil, fmt.Errorf("--rollout %s: the cluster has no such PolicyRollout, but %s", name, strings.Join(names, ", "))
+}
+
+// notes say what is in force beside the policies that the API has, and what counts of it here.
+func (c *inCluster) notes(candidate string) []string {
+	if c.unread != nil {
+		return []string{"what rollouts have in force does not count: " + c.unread.Error()}
+	}
+	var all []string
+	for _, r := range c.rollouts {
+		if r.Name == candidate {
+			continue
+		}
+		if r.Complete != nil || r.Former != nil {
+			all = append(all, fmt.Sprintf("rollout %s has policies in force that the API says otherwise: they count as it has them", r.Name))
+		}
+		if r.Spec != nil && r.Status.Active() && r.Status.Cohort(r.Spec).Percent > 0 {
+			all = append(all, fmt.Sprintf("rollout %s is under way (%s): its cohort is judged by its candidate, and here as everyone else; --rollout %s has it count for everyone",
+				r.Name, r.Spec.Steps[r.Status.Step], r.Name))
+		}
+	}
+	return all
+}
+
+// unheeded are the policies among those that are to be applied which stay without effect: a rollout that is complete has its own
+// version of them in force.
+func (c *inCluster) unheeded(applied cluster.Objects) []string {
+	by := map[rollout.Ref]string{}
+	for _, p := range record.Finals(c.rollouts) {
+		for _, r := range p.Change.Touches() {
+			by[r] = p.Name
+		}
+	}
+	var all []string
+	for _, p := range applied.Policies {
+		if name := by[rollout.RefOf(p)]; name != "" {
+			all = append(all, fmt.Sprintf("%s stays without effect as long as rollout %s is there, which is complete and has its version in force", rollout.RefOf(p), name))
+		}
+	}
+	return all
+}
