@@ -97,6 +97,21 @@ func (r reader) rules() error {
 	return err
 }
 
+// Rules reads the rules of one chain, as an Image has them. A chain that is not there has none.
+func (s *Conn) Rules(chain Ref, table string) ([]string, error) {
+	list, err := s.List(unix.NFT_MSG_GETRULE, chain.Family, table, Attrs(nil).Text(unix.NFTA_RULE_CHAIN, chain.Name))
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, rule := range list {
+		if Text(rule[unix.NFTA_RULE_CHAIN]) == chain.Name {
+			found = append(found, canonical(rule[unix.NFTA_RULE_EXPRESSIONS], rule[unix.NFTA_RULE_USERDATA]))
+		}
+	}
+	return found, nil
+}
+
 func (r reader) counters() error {
 	list, err := r.Conn.Counters(r.family, r.table)
 	for _, c := range list {

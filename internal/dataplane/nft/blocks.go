@@ -81,23 +81,21 @@ func lastAddress(p netip.Prefix) netip.Addr {
 	return last
 }
 
-// setBlocks puts what the ruleset says into the blockMap that is not looked at, and has packets look there. A table that is just
-// made has nothing to look at yet.
+// setBlocks has packets look at a new blockMap, unless what is in it is the same.
 func (e *editor) setBlocks(v int) {
-	old, ranges, side := e.ranges[v], flatten(e.rules.Addresses, v), e.sides[v]
+	old, made, ranges := e.ranges[v], e.blocks[v], flatten(e.rules.Addresses, v)
 	if slices.Equal(old, ranges) {
 		return
 	}
 	e.ranges[v] = ranges
-	e.undo = append(e.undo, func() { e.ranges[v], e.sides[v] = old, side })
-	if e.first != e.to {
-		e.sides[v] = 1 - side
-		e.setChains(identityChains(e.sides))
+	e.undo = append(e.undo, func() { e.ranges[v], e.blocks[v] = old, made })
+	if !e.fresh {
+		e.blocks[v] = e.edition
+		e.first.AddMap(blockMap(v, e.edition))
+		e.setChains(identityChains(e.blocks))
+		e.to.DropMap(blockMap(v, made))
 	}
 	for _, r := range ranges {
-		e.first.Put(blockMap(v, e.sides[v]), r.key(), number(uint32(r.identity)))
-	}
-	for _, r := range old {
-		e.to.Del(blockMap(v, side), r.key())
+		e.first.Put(blockMap(v, e.blocks[v]), r.key(), number(uint32(r.identity)))
 	}
 }

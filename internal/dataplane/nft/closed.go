@@ -72,22 +72,16 @@ func (d *Dataplane) EnsureClosed(ctx context.Context) (was bool, err error) {
 			return b.Messages(), err
 		}
 		was = false
-		if img, _, err := d.conn.Read(d.opts.Table, false); err != nil || len(img.Chains) > 0 {
+		img, generation, err := d.conn.Read(d.opts.Table, false)
+		if err != nil || len(img.Chains) > 0 {
 			return nil, errors.Join(err, fmt.Errorf("table %s: %w", d.opts.Table, ErrOther))
 		}
-		next := emptyState()
-		if next.epoch, err = d.freshEpoch(nil); err != nil {
-			return nil, err
-		}
-		if err := next.become(ruleset.New(), b, d.opts, true); err != nil {
-			return nil, err
-		}
-		made = next
-		return b.Messages(), nil
+		d.generation = generation
+		made, b, err = d.replacement(img, ruleset.New())
+		return b.Messages(), err
 	})
 	if err == nil && made != nil {
 		d.state = made
-		err = d.release(ctx, made.epoch)
 	}
 	if err != nil {
 		return false, fmt.Errorf("close unknown addresses: %w", supported(err))
@@ -113,8 +107,16 @@ func (d *Dataplane) CheckClosed(context.Context) error {
 
 // closeRest adds what of Options.Closed is not in the sets yet.
 func (d *Dataplane) closeRest(b *netfilter.Batch) error {
+	rules, err := d.conn.Rules(named(unknownSource), d.opts.Table)
+	if err != nil {
+		return err
+	}
 	for v := range 2 {
-		elements, err := d.conn.Elements(d.opts.Table, closedSet(v))
+		set := netfilter.Map{Ref: versioned("closed", v), Interval: true} // of an agent before editions
+		if made := madeBy(rules, set.Name); made > 0 {
+			set = closedSet(v, made)
+		}
+		elements, err := d.conn.Elements(d.opts.Table, set)
 		if err != nil {
 			return err
 		}
@@ -131,7 +133,7 @@ func (d *Dataplane) closeRest(b *netfilter.Batch) error {
 				continue
 			}
 			for _, r := range uncovered(addressRange{first: p.Addr(), last: lastAddress(p)}, have) {
-				b.Put(closedSet(v), r.key(), "")
+				b.Put(set, r.key(), "")
 			}
 		}
 	}

@@ -23,23 +23,30 @@ var (
 	generationText = regexp.MustCompile(`"generation (\d+)"`)
 	bornText       = regexp.MustCompile(`"rf:(\d+):\d+:[or]"`)
 	editionText    = regexp.MustCompile(`\[immediate 1=00000001 2\( 1=([0-9a-f]{8})\)\](\[meta [^]]*\])+\[lookup 1="edition"`)
+	madeText       = regexp.MustCompile(`^(blocks[46]|closed[46]|ports_\d+_[a-z]+)_(\d+)$`)
+	lookedAtText   = regexp.MustCompile(`\[lookup 1="((?:blocks[46]|closed[46]|ports_\d+_[a-z]+)_\d+)"`)
 	defaultText    = regexp.MustCompile(`\[immediate 1=00000001 2\( 1=([0-9a-f]{8})\)\]`) // what subjectRules put in the scratch
 )
 
 // decode says what an image means. It leaves out what means nothing: whoever wants to know encodes the result again
 // and compares.
-func decode(i *netfilter.Image) (r *ruleset.Ruleset, epoch int, born map[ruleset.RowID]uint64) {
-	r, born, epoch = ruleset.New(), map[ruleset.RowID]uint64{}, firstEpoch
+func decode(i *netfilter.Image) (r *ruleset.Ruleset, s *state) {
+	r, s = ruleset.New(), newState(edition(i))
+	s.closed = madeBy(i.Chains[named(unknownSource)].Rules, versioned("closed", 0).Name)
+	for v := range 2 {
+		s.blocks[v] = madeBy(i.Chains[named("client")].Rules, versioned("blocks", v).Name)
+	}
 	for _, text := range i.Chains[named("state")].Rules {
 		r.Generation = find(generationText, text)
 	}
 	for _, e := range epochs(i) {
-		epoch = e
+		s.epoch = e
 	}
 	decodeAddresses(i, r)
 	for key := range i.Maps[rowsMap.Ref].Elements {
 		if id := ruleset.RowID(readNumber(key) - ruleset.RowBase); readNumber(key) > ruleset.RowBase {
-			r.Rows[id], born[id] = decodeRow(i, id)
+			s.ports[id] = madeBy(i.Chains[named(rowChain(id))].Rules, fmt.Sprintf("ports_%d_", id))
+			r.Rows[id], s.born[id] = decodeRow(i, id, s.ports[id])
 		}
 	}
 	for _, d := range flow.Directions {
@@ -53,7 +60,7 @@ func decode(i *netfilter.Image) (r *ruleset.Ruleset, epoch int, born map[ruleset
 			}
 		}
 	}
-	return r, epoch, born
+	return r, s
 }
 
 // defaultOf reads the default row from the last rule of a subject's chain; 0 if it is not as we write it.
@@ -95,17 +102,40 @@ func edition(i *netfilter.Image) uint32 {
 	return 0
 }
 
-// sides returns which blockMap the rules look at, for each version of IP.
-func sides(i *netfilter.Image) [2]int {
-	var found [2]int
-	for _, text := range i.Chains[named("client")].Rules {
-		for v := range found {
-			if strings.Contains(text, fmt.Sprintf("%q", blockMap(v, 1).Name)) {
-				found[v] = 1
+// lastEdition returns the highest edition that a rule names or that a map was made in, or 0.
+func lastEdition(i *netfilter.Image) uint32 {
+	last := edition(i)
+	for r := range i.Maps {
+		if _, made := whenMade(r.Name); r.Family == netfilter.Inet {
+			last = max(last, made)
+		}
+	}
+	return last
+}
+
+// whenMade splits the name of a map with intervals; the edition is 0 for others.
+func whenMade(name string) (of string, edition uint32) {
+	m := madeText.FindStringSubmatch(name)
+	if m == nil {
+		return name, 0
+	}
+	n, err := strconv.ParseUint(m[2], 10, 32)
+	if err != nil {
+		return name, 0
+	}
+	return m[1], uint32(n)
+}
+
+// madeBy returns the edition of the first map that rules look at whose name begins so, or 0.
+func madeBy(rules []string, begin string) uint32 {
+	for _, text := range rules {
+		for _, m := range lookedAtText.FindAllStringSubmatch(text, -1) {
+			if of, made := whenMade(m[1]); strings.HasPrefix(of, begin) {
+				return made
 			}
 		}
 	}
-	return found
+	return 0
 }
 
 // epochs returns the epochs that rules name; in order, and one unless somebody edited them.
@@ -164,7 +194,7 @@ func splitKey(key string, v int) (netip.Addr, string) {
 	return a, key[n:]
 }
 
-func decodeRow(i *netfilter.Image, id ruleset.RowID) (ruleset.Row, uint64) {
+func decodeRow(i *netfilter.Image, id ruleset.RowID, made uint32) (ruleset.Row, uint64) {
 	rules := i.Chains[named(rowChain(id))].Rules
 	has := func(r netfilter.Rule) bool { return slices.Contains(rules, r.Canonical()) }
 	if len(rules) == 1 && has(does(back())) {
@@ -175,7 +205,7 @@ func decodeRow(i *netfilter.Image, id ruleset.RowID) (ruleset.Row, uint64) {
 		if has(does(loadMeta(expr.MetaKeyL4PROTO), is(byte(p)), back())) {
 			row = row.With(p, 0, 65535, allow)
 		}
-		for key := range i.Maps[portsSet(id, p).Ref].Elements {
+		for key := range i.Maps[portsSet(id, p, made).Ref].Elements {
 			if len(key) == len(portRange{}) {
 				b := []byte(key)
 				row = row.With(p, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]), allow)

@@ -21,19 +21,23 @@ type state struct {
 	edition uint32 // see editionSet
 	// born is the generation that each row's log names.
 	born map[ruleset.RowID]uint64
-	// locals are the identities in localMap, and ranges the content of blockMap for each version of IP, of which there are
-	// two: that of sides is looked at.
+	// closed, blocks and ports are the editions that closedSet, blockMap and portsSet were made in, for each version of IP or row.
+	closed uint32
+	blocks [2]uint32
+	ports  map[ruleset.RowID]uint32
+	// locals are the identities in localMap, and ranges the content of blockMap for each version of IP.
 	locals map[netip.Addr]ruleset.Identity
 	ranges [2][]addressRange
-	sides  [2]int
 	// users counts the addresses that are bound to each interface, and to each port of a bridge.
 	users map[netfilter.Ref]int
 	// inet and bridge say which tables there are.
 	inet, bridge bool
 }
 
-func emptyState() *state {
-	return &state{rules: ruleset.New(), epoch: firstEpoch, born: map[ruleset.RowID]uint64{},
+// newState is that of no table. One that is made then is of an edition.
+func newState(edition uint32) *state {
+	return &state{rules: ruleset.New(), epoch: firstEpoch, edition: edition, born: map[ruleset.RowID]uint64{},
+		closed: edition, blocks: [2]uint32{edition, edition}, ports: map[ruleset.RowID]uint32{},
 		locals: map[netip.Addr]ruleset.Identity{}, users: map[netfilter.Ref]int{}}
 }
 
@@ -44,7 +48,7 @@ type editor struct {
 	first netfilter.Sink // what is in force before all else is: maps with intervals that nothing looks at yet
 	to    netfilter.Sink
 	opts  Options
-	held  bool // a table that is made is made held
+	fresh bool // the table is being made
 	undo  []func()
 }
 
@@ -106,6 +110,16 @@ func (e *editor) replace(d netfilter.Map, key string, was, is bool, value string
 
 // createInet makes the table with all that is always in it.
 func (e *editor) createInet() {
+	e.fresh = true
+	e.first.AddTable(netfilter.Inet)
+	for v := range 2 {
+		e.first.AddMap(closedSet(v, e.closed))
+		e.first.AddMap(blockMap(v, e.blocks[v]))
+	}
+	for _, p := range disjoint(e.opts.Closed) {
+		v := version(p.Addr())
+		e.first.Put(closedSet(v, e.closed), addressRange{first: p.Addr(), last: lastAddress(p)}.key(), "")
+	}
 	e.to.AddTable(netfilter.Inet)
 	for _, d := range fixedMaps(netfilter.Inet) {
 		e.to.AddMap(d)
@@ -115,12 +129,8 @@ func (e *editor) createInet() {
 	}
 	e.to.AddCounter(closedCounter)
 	e.to.AddCounter(probeCounter)
-	for _, p := range disjoint(e.opts.Closed) {
-		v := version(p.Addr())
-		e.to.Put(closedSet(v), addressRange{first: p.Addr(), last: lastAddress(p)}.key(), "")
-	}
 	e.to.Put(editionSet, number(e.edition), "")
-	e.addChains(e.chains(e.opts, e.held))
+	e.addChains(e.chains(e.opts))
 	e.set(&e.inet, true)
 }
 
@@ -135,7 +145,7 @@ func (e *editor) addChains(chains []netfilter.Chain) {
 // nextEpoch makes judge forget what it accepted.
 func (e *editor) nextEpoch(epoch int) {
 	e.nextEdition()
-	e.setChains(judging(epoch, e.edition, false))
+	e.setChains(judging(epoch, e.edition))
 	old := e.epoch
 	e.epoch = epoch
 	e.undo = append(e.undo, func() { e.epoch = old })
@@ -170,18 +180,24 @@ func (e *editor) addRow(id ruleset.RowID, row ruleset.Row) {
 		e.born[id] = born
 		e.undo = append(e.undo, func() { delete(e.born, id) })
 	}
+	made, ok := e.ports[id]
+	if !ok {
+		made = e.edition
+		e.ports[id] = made
+		e.undo = append(e.undo, func() { delete(e.ports, id) })
+	}
 	for _, p := range flow.PortProtocols {
 		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
-			e.first.AddMap(portsSet(id, p))
+			e.first.AddMap(portsSet(id, p, made))
 			for _, r := range ranges {
-				e.first.Put(portsSet(id, p), string(r[:]), "")
+				e.first.Put(portsSet(id, p, made), string(r[:]), "")
 			}
 		}
 	}
 	if !allowsAll(row) {
 		e.to.AddCounter(rowCounter(id))
 	}
-	e.to.AddChain(netfilter.Chain{Ref: named(rowChain(id)), Rules: rowRules(id, row, born, e.opts)})
+	e.to.AddChain(netfilter.Chain{Ref: named(rowChain(id)), Rules: rowRules(id, row, born, made, e.opts)})
 	e.to.Put(rowsMap, number(ruleset.RowBase+uint32(id)), "goto "+rowChain(id))
 }
 
@@ -193,12 +209,13 @@ func (e *editor) deleteRow(id ruleset.RowID, row ruleset.Row) {
 	}
 	for _, p := range flow.PortProtocols {
 		if ranges := allowed(row.Segments(p)); len(ranges) > 0 && ranges[0] != allPorts {
-			e.to.DropMap(portsSet(id, p))
+			e.to.DropMap(portsSet(id, p, e.ports[id]))
 		}
 	}
-	born := e.born[id]
+	born, made := e.born[id], e.ports[id]
 	delete(e.born, id)
-	e.undo = append(e.undo, func() { e.born[id] = born })
+	delete(e.ports, id)
+	e.undo = append(e.undo, func() { e.born[id], e.ports[id] = born, made })
 }
 
 func (e *editor) setDefault(op ruleset.Op, was bool) {

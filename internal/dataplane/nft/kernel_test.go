@@ -161,8 +161,8 @@ func writes(b *netfilter.Batch) map[string]int {
 // through all rules that it can reach.
 func TestAddingAPodWritesNoVerdict(t *testing.T) {
 	r := parseRuleset(t, small)
-	s := emptyState()
-	if err := s.become(r.Clone(), netfilter.NewImage(), Options{}, false); err != nil {
+	s, image := newState(1), netfilter.NewImage()
+	if err := s.become(r.Clone(), image, image, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	pod := netip.MustParsePrefix("10.0.0.77/32")
@@ -340,10 +340,10 @@ func TestForeignEditsAreSeen(t *testing.T) {
 	edits := map[string]string{
 		"element added":     `add element inet ringfence identities4 { 10.9.9.9 : 0:5 }`,
 		"element deleted":   `delete element inet ringfence peers_in_5 { 0:9 }`,
-		"block deleted":     `delete element inet ringfence blocks4_0 { 10.1.0.0/16 }`,
-		"block beside":      `add element inet ringfence blocks4_1 { 10.1.0.0/16 : 0:5 }`,
+		"block deleted":     `delete element inet ringfence blocks4_EDITION { 10.1.0.0/16 }`,
+		"blocks beside":     `add map inet ringfence blocks4_9 { type ipv4_addr : classid ; flags interval ; }`,
 		"edition lost":      `flush set inet ringfence edition`,
-		"port opened":       `add element inet ringfence ports_2_tcp { 22 }`,
+		"port opened":       `add element inet ringfence ports_2_tcp_EDITION { 22 }`,
 		"rule inserted":     `insert rule inet ringfence judge accept`,
 		"rule in a row":     `insert rule inet ringfence row_1 accept`,
 		"chain flushed":     `flush chain inet ringfence forward`,
@@ -363,15 +363,16 @@ func TestForeignEditsAreSeen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d, s := bare(t)
 			r := parseRuleset(t, small)
+			edit := func() { runNft(t, s, strings.ReplaceAll(script, "EDITION", fmt.Sprint(d.state.edition))) }
 			replace(t, d, r)
-			runNft(t, s, script)
+			edit()
 			next := r.Clone()
 			next.Generation++
 			if err := d.Apply(t.Context(), ruleset.Diff(r, next)); !errors.Is(err, dataplane.ErrDrift) {
 				t.Errorf("apply: %v, want drift", err)
 			}
 			replace(t, d, r)
-			runNft(t, s, script)
+			edit()
 			if _, err := d.Realized(t.Context()); !errors.Is(err, dataplane.ErrDrift) {
 				t.Errorf("read back: %v, want drift", err)
 			}
@@ -388,7 +389,7 @@ func TestForeignEditsAreSeenAfterARestart(t *testing.T) {
 	for _, script := range []string{
 		`insert rule inet ringfence judge accept`,
 		`add element inet ringfence rows { 8000:9 : goto row_1 }`,
-		`add element inet ringfence blocks4_0 { 11.0.0.0/8 : 0:5 }`,
+		`add element inet ringfence blocks4_1 { 11.0.0.0/8 : 0:5 }`,
 		`add element inet ringfence bindings4 { 10.0.0.2 . "eth0" }`,
 		`add element inet ringfence local4 { 10.0.0.9 : 0:3 }`,
 		`flush chain inet ringfence state`,

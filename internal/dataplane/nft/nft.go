@@ -19,7 +19,7 @@
 // A transaction of nftables is atomic, but a packet that is under way while it commits may see rules from before it and
 // maps from after it. Where that matters the packet is dropped at the end (see editionSet). And what a transaction puts into
 // maps with intervals is seen a moment later than the rest of it. So such maps are filled in a transaction of their own,
-// before the one by which packets come to look at them; once in force they are not edited.
+// before the one by which packets come to look at them, and are not edited any more.
 package nft
 
 import (
@@ -162,10 +162,9 @@ func (d *Dataplane) retry(ctx context.Context, prepare func() ([]netlink.Message
 			return err
 		}
 		messages, err := prepare()
-		if err != nil || len(messages) == 0 {
-			return err
+		if err == nil && len(messages) > 0 {
+			err = d.commit(messages)
 		}
-		err = d.commit(messages)
 		if !errors.Is(err, netfilter.ErrStale) {
 			return err
 		}
@@ -200,7 +199,6 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 		return fmt.Errorf("replace: %w", err)
 	}
 	var next *state
-	epoch := 0
 	err := d.retry(ctx, func() ([]netlink.Message, error) {
 		d.state = nil
 		img, generation, err := d.conn.Read(d.opts.Table, false)
@@ -208,45 +206,38 @@ func (d *Dataplane) Replace(ctx context.Context, r *ruleset.Ruleset) error {
 			return nil, err
 		}
 		d.generation = generation
-		b := &netfilter.Batch{Table: d.opts.Table}
-		d.clear(b, img)
-		next = emptyState()
-		if epoch, err = d.freshEpoch(epochs(img)); err != nil {
-			return nil, err
-		}
-		if next.epoch = epoch; len(epochs(img)) == 1 {
-			next.epoch = epochs(img)[0] // what is accepted goes on until it is judged anew
-		}
-		next.edition = edition(img) + 1
-		if err := next.become(r.Stripped(), b, d.opts, true); err != nil {
-			return nil, err
-		}
-		return b.Messages(), d.checkBridge(next)
+		var b *netfilter.Batch
+		next, b, err = d.replacement(img, r.Stripped())
+		return b.Messages(), err
 	})
-	if err == nil {
-		d.state = next
-		err = d.release(ctx, epoch)
-	}
 	if err != nil {
 		return fmt.Errorf("replace: %w", supported(err))
 	}
+	d.state = next
 	return d.forgetNotices()
 }
 
-// release ends that the table is held, and begins an epoch.
-//
-// A table that is replaced has maps with intervals of the names that are there already, so they cannot be filled before. It is
-// put in force with nothing being let in that was not accepted before, and released once the kernel has said that it is done. A
-// connection that begins in between is late by one packet. If we end in between, nobody new is let in until an agent is back.
-func (d *Dataplane) release(ctx context.Context, epoch int) error {
-	b := &netfilter.Batch{Table: d.opts.Table}
-	e := editor{state: d.state, to: b, opts: d.opts}
-	e.nextEpoch(epoch)
-	err := d.retry(ctx, func() ([]netlink.Message, error) { return b.Messages(), d.catchUp(ctx) })
-	if err != nil {
-		d.state = nil
+// replacement begins to put a ruleset in force in the stead of what an image shows: it fills maps that nothing looks at yet, and
+// returns the transaction that has packets look at them, and the state after it.
+func (d *Dataplane) replacement(img *netfilter.Image, r *ruleset.Ruleset) (*state, *netfilter.Batch, error) {
+	first, b := &netfilter.Batch{Table: d.opts.Table}, &netfilter.Batch{Table: d.opts.Table}
+	d.clear(b, img)
+	next := newState(lastEdition(img) + 1)
+	epoch, err := d.freshEpoch(epochs(img))
+	if err == nil {
+		next.epoch = epoch
+		err = next.become(r, first, b, d.opts)
 	}
-	return err
+	if err == nil {
+		err = d.checkBridge(next)
+	}
+	if err == nil {
+		err = d.commit(first.Messages())
+	}
+	if err != nil {
+		return nil, &netfilter.Batch{}, err
+	}
+	return next, b, nil
 }
 
 // forgetNotices lets go of the notices of our own last transaction if they are many: the kernel keeps them for us, at a
@@ -268,10 +259,10 @@ func (d *Dataplane) forgetNotices() error {
 	return errors.Join(err, old.Close())
 }
 
-// become fills an empty state, and what it is written to, with a ruleset.
-func (s *state) become(r *ruleset.Ruleset, to netfilter.Sink, o Options, held bool) error {
+// become fills an empty state, and what it is written to (see editor), with a ruleset.
+func (s *state) become(r *ruleset.Ruleset, first, to netfilter.Sink, o Options) error {
 	s.rules = r
-	e := editor{state: s, first: to, to: to, opts: o, held: held}
+	e := editor{state: s, first: first, to: to, opts: o}
 	return e.edit(ruleset.New(), ruleset.Difference(ruleset.New(), r))
 }
 
@@ -285,7 +276,7 @@ func (d *Dataplane) clear(b *netfilter.Batch, img *netfilter.Image) {
 		return
 	}
 	hooks := netfilter.NewImage()
-	for _, c := range emptyState().chains(d.opts, false) {
+	for _, c := range newState(0).chains(d.opts) {
 		hooks.AddChain(c)
 	}
 	b.AddTable(netfilter.Inet)
@@ -354,12 +345,10 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 	ops := ruleset.Difference(before, after)
 	e := editor{state: d.state, first: first, to: b, opts: d.opts}
 	epoch, err := d.nextEpoch(e.state, tightens)
-	if !e.inet {
-		e.first, e.epoch, e.held = b, epoch, true
-	}
-	held := e.held
 	switch {
-	case err != nil || held:
+	case err != nil:
+	case !e.inet:
+		e.epoch = epoch
 	case epoch != e.epoch:
 		e.nextEpoch(epoch)
 	case mixes(before, ops):
@@ -374,9 +363,6 @@ func (d *Dataplane) enforce(ctx context.Context, before, after *ruleset.Ruleset,
 	}
 	if err == nil {
 		err = d.both(ctx, first, b)
-	}
-	if err == nil && held {
-		return d.release(ctx, epoch)
 	}
 	if err != nil {
 		for i := len(e.undo) - 1; i >= 0; i-- {
@@ -484,17 +470,14 @@ func (d *Dataplane) checkBridge(s *state) error {
 
 // adopt makes a state of an image.
 func adopt(img *netfilter.Image, o Options) (*state, error) {
-	s := emptyState()
 	if len(img.Tables) == 0 {
-		return s, nil
+		return newState(1), nil
 	}
-	var rules *ruleset.Ruleset
-	rules, s.epoch, s.born = decode(img)
-	s.edition, s.sides = edition(img), sides(img)
+	rules, s := decode(img)
 	want := netfilter.NewImage()
 	err := rules.Check()
 	if err == nil {
-		err = s.become(rules, want, o, false)
+		err = s.become(rules, want, want, o)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("table %s: %w: %w", o.Table, err, dataplane.ErrDrift)

@@ -40,8 +40,10 @@ func peersMap(s ruleset.Subject) netfilter.Map {
 	return netfilter.Map{Ref: named(fmt.Sprintf("peers_%s_%d", short(s.Direction), s.Identity)), Key: classID, Value: classID}
 }
 
-func portsSet(id ruleset.RowID, p flow.Protocol) netfilter.Map {
-	return netfilter.Map{Ref: named(fmt.Sprintf("ports_%d_%s", id, p)), Key: port, Interval: true}
+// Those with intervals have the edition in their names that they were made in (see editionSet): the kernel shows their new content
+// a moment later than everything else of a transaction, so each is filled before anything looks at it, and a new content is a new map.
+func portsSet(id ruleset.RowID, p flow.Protocol, made uint32) netfilter.Map {
+	return netfilter.Map{Ref: named(fmt.Sprintf("ports_%d_%s_%d", id, p, made)), Key: port, Interval: true}
 }
 
 // The maps of which there is one for each address family; 0 is IPv4 and 1 is IPv6.
@@ -53,9 +55,8 @@ func identityMap(v int) netfilter.Map {
 	return netfilter.Map{Ref: versioned("identities", v), Key: addresses[v], Value: classID}
 }
 
-// blockMap is one of two: while one is looked at, the next content is put into the other.
-func blockMap(v, side int) netfilter.Map {
-	return netfilter.Map{Ref: named(fmt.Sprintf("%s_%d", versioned("blocks", v).Name, side)), Key: addresses[v], Value: classID, Interval: true}
+func blockMap(v int, made uint32) netfilter.Map {
+	return netfilter.Map{Ref: madeIn("blocks", v, made), Key: addresses[v], Value: classID, Interval: true}
 }
 
 // prefixMap is not for packets: it remembers the prefixes that the ranges of blockMap were made of, for reading back.
@@ -71,6 +72,10 @@ func bindingSet(family byte, v int) netfilter.Map {
 	return netfilter.Map{Ref: netfilter.Ref{Family: family, Name: versioned("bindings", v).Name}, Key: bindings[v]}
 }
 
+func madeIn(s string, v int, made uint32) netfilter.Ref {
+	return named(fmt.Sprintf("%s_%d", versioned(s, v).Name, made))
+}
+
 func versioned(s string, v int) netfilter.Ref { return named(s + string("46"[v])) }
 
 func subjectsMap(d flow.Direction) netfilter.Map {
@@ -84,9 +89,9 @@ func interfaceSet(family byte) netfilter.Map {
 	return netfilter.Map{Ref: netfilter.Ref{Family: family, Name: "interfaces"}, Key: name}
 }
 
-// closedSet holds the addresses of Options.Closed.
-func closedSet(v int) netfilter.Map {
-	return netfilter.Map{Ref: versioned("closed", v), Key: addresses[v], Interval: true}
+// closedSet holds the addresses of Options.Closed. EnsureClosed adds to it.
+func closedSet(v int, made uint32) netfilter.Map {
+	return netfilter.Map{Ref: madeIn("closed", v, made), Key: addresses[v], Interval: true}
 }
 
 // editionSet holds one number, which chain allowed has in a rule too. A packet goes by the rules that it found when it came in,
@@ -128,12 +133,12 @@ func allowsAll(row ruleset.Row) bool {
 	return row.Equal(ruleset.Uniform(ruleset.Cell{Verdict: flow.Allow}))
 }
 
-// fixedMaps are the maps of a table that are always there.
+// fixedMaps are the maps of a table that are always there under the same names.
 func fixedMaps(family byte) []netfilter.Map {
 	var defs []netfilter.Map
 	if family == netfilter.Inet {
 		for v := range 2 {
-			defs = append(defs, localMap(v), identityMap(v), blockMap(v, 0), blockMap(v, 1), prefixMap(v), closedSet(v))
+			defs = append(defs, localMap(v), identityMap(v), prefixMap(v))
 		}
 		defs = append(defs, subjectsMap(flow.Ingress), subjectsMap(flow.Egress), rowsMap, portedSet, editionSet)
 	}
@@ -153,8 +158,8 @@ const raw = -300
 // notLocal is in the scratch for addresses that are not our pods': no identity is as large, and it is no row's number.
 const notLocal = ruleset.RowBase - 1
 
-// fixedChains are the chains of our table whose rules never change.
-func fixedChains(o Options) []netfilter.Chain {
+// fixedChains are the chains of our table whose rules never change. closed is when closedSet was made.
+func fixedChains(o Options, closed uint32) []netfilter.Chain {
 	return []netfilter.Chain{
 		{Ref: named("state")}, // see stateRules
 		// What is right passes by one look-up: this and the first rules of forward are all that most packets meet.
@@ -170,9 +175,9 @@ func fixedChains(o Options) []netfilter.Chain {
 		// An ICMP error is judged as part of the connection that it speaks of, and carries its label. Where that is
 		// missing, the connection was not judged since the last tightening, and its own next packet will be.
 		dropChain("stale", [2]string{"unknown_client", "unknown_server"}, connectionEnd(original), connectionEnd(reply)),
-		unknownChain("unknown_client", connectionEnd(original), notLoopback(), untracked(goTo("unknown_source"))),
-		unknownChain("unknown_server", connectionEnd(reply), forwarded(), untracked(goTo("unknown_destination"))),
-		unknownChain("unknown_source", loadSource, notLoopback()), unknownChain("unknown_destination", loadDestination, forwarded()),
+		unknownChain("unknown_client", closed, connectionEnd(original), notLoopback(), untracked(goTo("unknown_source"))),
+		unknownChain("unknown_server", closed, connectionEnd(reply), forwarded(), untracked(goTo("unknown_destination"))),
+		unknownChain(unknownSource, closed, loadSource, notLoopback()), unknownChain("unknown_destination", closed, loadDestination, forwarded()),
 		{Ref: named("unknown"), Rules: refuse(closedCounter, 0, 0, o)},
 		{Ref: named("judge"), Rules: judgeRules()}, rowChooser(),
 		{Ref: named("local_source"), Rules: localFrom(loadSource)},
@@ -180,17 +185,17 @@ func fixedChains(o Options) []netfilter.Chain {
 	}
 }
 
-// identityChains leave the identity of one end in the scratch. sides say which blockMap they look at.
-func identityChains(sides [2]int) []netfilter.Chain {
+// identityChains leave the identity of one end in the scratch. blocks say when the blockMap that they look at was made.
+func identityChains(blocks [2]uint32) []netfilter.Chain {
 	return []netfilter.Chain{
-		peerChain("client", original, "source", sides), peerChain("server", reply, "destination", sides),
-		{Ref: named("source"), Rules: identityFrom(loadSource, sides)}, {Ref: named("destination"), Rules: identityFrom(loadDestination, sides)},
+		peerChain("client", original, "source", blocks), peerChain("server", reply, "destination", blocks),
+		{Ref: named("source"), Rules: identityFrom(loadSource, blocks)}, {Ref: named("destination"), Rules: identityFrom(loadDestination, blocks)},
 	}
 }
 
 // chains are all that there are whatever the ruleset says.
-func (s *state) chains(o Options, held bool) []netfilter.Chain {
-	return slices.Concat(fixedChains(o), identityChains(s.sides), judging(s.epoch, s.edition, held))
+func (s *state) chains(o Options) []netfilter.Chain {
+	return slices.Concat(fixedChains(o, s.closed), identityChains(s.blocks), judging(s.epoch, s.edition))
 }
 
 // dropChain drops what has a local address at one of its ends, or an unknown pod's, for which it asks two other chains.
@@ -200,11 +205,14 @@ func dropChain(name string, unknown [2]string, ends ...func(v int) []netfilter.E
 		does(scratch(0), accept()))}
 }
 
+// unknownSource is the chain by which closedSet is found.
+const unknownSource = "unknown_source"
+
 // unknownChain refuses what has an unknown pod at one end. It is asked about addresses that are not our pods' only.
-func unknownChain(name string, load func(v int) []netfilter.Expression, where []netfilter.Expression, before ...netfilter.Rule) netfilter.Chain {
+func unknownChain(name string, closed uint32, load func(v int) []netfilter.Expression, where []netfilter.Expression, before ...netfilter.Rule) netfilter.Chain {
 	rules := before
 	for v := range 2 {
-		rules = append(rules, does(where, load(v), in(closedSet(v).Name), goTo("unknown")))
+		rules = append(rules, does(where, load(v), in(closedSet(v, closed).Name), goTo("unknown")))
 	}
 	return netfilter.Chain{Ref: named(name), Rules: rules}
 }
@@ -243,10 +251,10 @@ func untracked(verdict []netfilter.Expression) netfilter.Rule {
 }
 
 // peerChain leaves the identity of one end of the connection in the scratch.
-func peerChain(name string, direction int, otherwise string, sides [2]int) netfilter.Chain {
+func peerChain(name string, direction int, otherwise string, blocks [2]uint32) netfilter.Chain {
 	return netfilter.Chain{Ref: named(name), Rules: append(
 		[]netfilter.Rule{untracked(goTo(otherwise))},
-		identityFrom(connectionEnd(direction), sides)...)}
+		identityFrom(connectionEnd(direction), blocks)...)}
 }
 
 // localFrom fills the scratch with the identity of one of our pods, or notLocal.
@@ -266,10 +274,10 @@ func localFrom(loads ...func(v int) []netfilter.Expression) []netfilter.Rule {
 
 // identityFrom fills the scratch with the identity of an address: that of the longest block, and over it that of the address
 // itself, or 0.
-func identityFrom(load func(v int) []netfilter.Expression, sides [2]int) []netfilter.Rule {
+func identityFrom(load func(v int) []netfilter.Expression, blocks [2]uint32) []netfilter.Rule {
 	rules := []netfilter.Rule{does(scratch(0))}
 	for v := range 2 {
-		rules = append(rules, does(load(v), mapped(blockMap(v, sides[v]).Name), setScratch()),
+		rules = append(rules, does(load(v), mapped(blockMap(v, blocks[v]).Name), setScratch()),
 			does(load(v), mapped(identityMap(v).Name), setScratch()))
 	}
 	return rules
@@ -288,25 +296,19 @@ func connectionEnd(direction int) func(v int) []netfilter.Expression {
 // Packets are judged where they are forwarded. What the node itself sends does not pass there, so it reaches every
 // pod, and nobody can pretend to be the node: behind source translation one would have to tell its packets by the
 // lack of an incoming interface, which packets from one port of a bridge to another lack there too.
-//
-// Where held, nothing is judged: what has the label passes, and all else is dropped (see Dataplane.release).
-func judging(epoch int, edition uint32, held bool) []netfilter.Chain {
-	rest := does(goTo("judge"))
-	if held {
-		rest = does(count(), drop())
-	}
+func judging(epoch int, edition uint32) []netfilter.Chain {
 	return []netfilter.Chain{
 		{Ref: named("forward"), Hook: &netfilter.Hook{Number: unix.NF_INET_FORWARD, Priority: early}, Rules: []netfilter.Rule{
 			atHome(0, hasLabel(epoch), accept()), atHome(1, hasLabel(epoch), accept()),
 			moved(0), moved(1),
 			does(hasLabel(epoch), accept()),
-			rest,
+			does(goTo("judge")),
 		}},
 		// What a pod sends to its node is not forwarded.
 		{Ref: named("input"), Hook: &netfilter.Hook{Number: unix.NF_INET_LOCAL_IN, Priority: early}, Rules: []netfilter.Rule{
 			does(hasLabel(epoch), accept()),
 			does(inDirection(reply), accept()), // the client is the node
-			rest,
+			does(goTo("judge")),
 		}},
 		allowedChain(epoch, edition),
 	}
@@ -369,7 +371,7 @@ func rowChooser() netfilter.Chain {
 }
 
 // rowRules return to the judge what the row allows and drop the rest. born is the generation to name in the log.
-func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []netfilter.Rule {
+func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, made uint32, o Options) []netfilter.Rule {
 	if allowsAll(row) {
 		return []netfilter.Rule{does(back())}
 	}
@@ -384,7 +386,7 @@ func rowRules(id ruleset.RowID, row ruleset.Row, born uint64, o Options) []netfi
 			tracked = append(tracked, does(is, back()))
 			continue
 		}
-		set := in(portsSet(id, p).Name)
+		set := in(portsSet(id, p, made).Name)
 		tracked = append(tracked, does(is, loadCt(ctProtoSrc, reply), set, back()))
 		untracked = append(untracked, does(inState(expr.CtStateBitUNTRACKED), is,
 			payload(expr.PayloadBaseTransportHeader, 2, 2), set, back()))

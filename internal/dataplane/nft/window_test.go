@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -122,6 +123,87 @@ func TestNothingIsRefusedWhilePortsChange(t *testing.T) {
 	if n := refused.Load(); n > 0 || arrived < sent/2 {
 		t.Errorf("%d packets of %d were refused that are allowed before and after every change, %d arrived", n, sent, arrived)
 	}
+}
+
+// While a table is replaced, as an agent does that starts, new connections are let in as before. Only one that is being judged
+// just as the next table comes in force may lose its packet.
+func TestNothingNewIsLateWhileATableIsReplaced(t *testing.T) {
+	l := newLab(t, false)
+	l.opts.Closed = podRanges
+	d := l.open()
+	defer d.Close()
+	rules := func(generation uint64) *ruleset.Ruleset {
+		r := l.blocked(generation, 200)
+		r.Rows[2] = ruleset.Uniform(ruleset.Cell{}).With(flow.UDP, 9999, 9999, ruleset.Cell{Verdict: flow.Allow})
+		return r
+	}
+	l.must(d.Replace(t.Context(), rules(1)))
+	const clients = 32
+	lost, sent := l.newcomers(clients, func() {
+		for i := range 20 {
+			l.must(d.Replace(t.Context(), rules(uint64(i+2))))
+		}
+	})
+	if lost > clients/2 || sent < clients {
+		t.Errorf("%d new connections of %d lost their packet: some of %d clients, which each wait for an answer", lost, sent, clients)
+	}
+}
+
+// newcomers has clients outside ask pod A something while f runs, by a new connection each time, and returns how many got no
+// answer, and how many there were.
+func (l *lab) newcomers(clients int, f func()) (lost, sent int64) {
+	to := make(chan *net.UDPConn, 1)
+	l.must(l.hosts[podA].ns.Do(func() error {
+		c, err := net.ListenUDP("udp", &net.UDPAddr{Port: 9999})
+		if err == nil {
+			l.t.Cleanup(func() { c.Close() })
+			to <- c
+		}
+		return err
+	}))
+	go serveUDP(<-to)
+	ctx, stop := context.WithCancel(l.t.Context())
+	var all sync.WaitGroup
+	var in, out atomic.Int64
+	for range clients {
+		all.Go(func() {
+			if err := l.hosts[outside].ns.Do(func() error {
+				for ; ctx.Err() == nil; out.Add(1) {
+					answered, err := asked(netip.AddrPortFrom(podA[0], 9999))
+					if err != nil {
+						return err
+					}
+					if answered {
+						in.Add(1)
+					}
+				}
+				return nil
+			}); err != nil {
+				l.t.Error(err)
+			}
+		})
+	}
+	f()
+	stop()
+	all.Wait()
+	return out.Load() - in.Load(), out.Load()
+}
+
+// asked asks an echo server by a new connection, and reports whether it answered.
+func asked(to netip.AddrPort) (answered bool, err error) {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return false, err
+	}
+	if _, err := c.Write([]byte("in")); err != nil {
+		return false, err
+	}
+	_, err = c.Read(make([]byte, 8))
+	return err == nil, nil
 }
 
 // floods sends packets from outside to port 9999 of pod A while f runs, and returns how many arrived and were sent.
