@@ -34,12 +34,9 @@ const (
 
 // freshEpoch returns an epoch that no connection is labelled with. used are the epochs that rules in force name.
 //
-// Epochs come one after the other, and those after the current one are clean. At the end, and where it is not known
-// what is clean, all labels but the used ones are taken from all connections: nothing puts them on again.
+// Epochs come one after the other. At the end, and where it is not known what is clean, all labels but the used ones are taken
+// from all connections: nothing puts them on again. The used ones stay unclean, and so are cleaned before they come round.
 func (d *Dataplane) freshEpoch(used []int) (int, error) {
-	if len(used) == 1 && used[0] < lastEpoch {
-		return used[0] + 1, nil
-	}
 	next, mask := 0, make([]byte, labelBytes)
 	for e := lastEpoch; e >= firstEpoch; e-- {
 		if !slices.Contains(used, e) {
@@ -49,9 +46,16 @@ func (d *Dataplane) freshEpoch(used []int) (int, error) {
 	if next == 0 {
 		return 0, fmt.Errorf("rules name all %d epochs: delete table %s", lastEpoch-firstEpoch+1, d.opts.Table)
 	}
+	if len(used) == 1 && used[0] < lastEpoch {
+		next = used[0] + 1
+		if d.unclean != nil && !slices.Contains(d.unclean, next) {
+			return next, nil
+		}
+	}
 	if err := clearLabels(d.conn, mask); err != nil {
 		return 0, fmt.Errorf("clear labels of connections: %w", err)
 	}
+	d.unclean = append([]int{}, used...)
 	return next, nil
 }
 

@@ -73,6 +73,7 @@ type Dataplane struct {
 
 	state      *state // nil if it is not known
 	generation uint32 // of nftables, when state was read or written
+	unclean    []int  // epochs that connections may be labelled with though they are over; nil if that is not known
 
 	mu   sync.Mutex
 	ours map[uint32]bool // the ports of our sockets, by which the kernel names whoever made a change
