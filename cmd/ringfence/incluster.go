@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -58,21 +57,16 @@ func (c *inCluster) candidate(name string) ([]rollout.Part, error) {
 	if c.unread != nil {
 		return nil, fmt.Errorf("--rollout %s: %w", name, c.unread)
 	}
-	var names []string
+	var specs []*rollout.Spec
 	for _, r := range c.rollouts {
-		if r.Name != name {
-			names = append(names, r.Name)
-			continue
-		}
-		if r.Spec == nil {
+		if r.Name == name && r.Spec == nil {
 			return nil, fmt.Errorf("--rollout %s: %s", name, r.Why)
 		}
-		return []rollout.Part{r.Spec.InForce()}, nil
+		if r.Spec != nil {
+			specs = append(specs, r.Spec)
+		}
 	}
-	if names == nil {
-		return nil, fmt.Errorf("--rollout %s: the cluster has no PolicyRollout", name)
-	}
-	return nil, fmt.Errorf("--rollout %s: the cluster has no such PolicyRollout, but %s", name, strings.Join(names, ", "))
+	return candidateOf(specs, name, "the cluster has")
 }
 
 // notes say what is in force beside the policies that the API has, and what counts of it here.

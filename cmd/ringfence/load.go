@@ -132,15 +132,16 @@ func stateWith(r manifest.Result, name string) (*cluster.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts, err := candidateOf(r.Rollouts, name)
+	parts, err := candidateOf(r.Rollouts, name, "the manifests hold")
 	if err != nil {
 		return nil, err
 	}
 	return rollout.Rewrite(state, parts...)
 }
 
-// candidateOf is what a rollout of manifests would have in force for everyone; none if name is empty.
-func candidateOf(all []*rollout.Spec, name string) ([]rollout.Part, error) {
+// candidateOf is what one of these rollouts would have in force for everyone; none if name is empty. who is for errors, such as
+// "the manifests hold".
+func candidateOf(all []*rollout.Spec, name, who string) ([]rollout.Part, error) {
 	if name == "" {
 		return nil, nil
 	}
@@ -152,9 +153,9 @@ func candidateOf(all []*rollout.Spec, name string) ([]rollout.Part, error) {
 		names = append(names, s.Name)
 	}
 	if names == nil {
-		return nil, fmt.Errorf("--rollout %s: the manifests hold no PolicyRollout", name)
+		return nil, fmt.Errorf("--rollout %s: %s no PolicyRollout", name, who)
 	}
-	return nil, fmt.Errorf("--rollout %s: the manifests hold no such PolicyRollout, but %s", name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("--rollout %s: %s no such PolicyRollout, but %s", name, who, strings.Join(names, ", "))
 }
 
 // unlessInterrupted is what read returns, or an error as soon as ctx ends: read may wait for input that never comes, and

@@ -55,7 +55,7 @@ func (c *inCluster) sides(applied manifest.Result, path, candidate string, prune
 		return sides, fmt.Errorf("%s: %w", sides[0].Name, err)
 	}
 	// The rollout is of the manifests, and what it changes may be the cluster's.
-	parts, err := candidateOf(applied.Rollouts, candidate)
+	parts, err := candidateOf(applied.Rollouts, candidate, "the manifests hold")
 	if err == nil {
 		sides[1].State, err = c.with(plan.Apply(c.Objects, applied.Objects, prune), parts...)
 	}
