@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,9 +22,11 @@ import (
 const (
 	fenced    = "ringfence-churn"      // the namespace with the policies
 	unfenced  = "ringfence-churn-open" // the one without
-	patient   = 8 * time.Minute        // for what has to come
 	keepers   = "kept"                 // the phase of pods that stay all the time
 	churnTick = 300 * time.Millisecond // between two pods that come and go
+	telling   = 15 * time.Second       // between two lines of progress
+	shellMax  = 5 * time.Minute        // for a command, which is not left half done
+	starving  = 2 * time.Minute        // a client that runs for so long and reaches nobody will not
 )
 
 // driver makes pods and judges what they write.
@@ -33,22 +36,35 @@ type driver struct {
 	image, dir, pull string
 	cidr             string
 	pods             int
-	during           time.Duration
+	during, limit    time.Duration
 	kill             string
 	killEvery        time.Duration
 	reboot           string
+	out              io.Writer
 
-	servers []string
-	open    string
-	next    int
-	alive   []string // of the pods that come and go, the oldest first
-	seen    *sightings
-	kills   int
-	wobbles int
+	servers  []string
+	open     string
+	next     int
+	alive    []string // of the pods that come and go, the oldest first
+	seen     *sightings
+	room     int             // pods that there may be on the node, with those that end
+	owed     []string        // phases of pods that failed, of which there is to be another
+	failures int             // pods that failed
+	reached  map[string]bool // clients that have reached all servers
+	starved  []string        // clients that reached nobody, though they had the time
+	cut      map[string]string
+	phase    string
+	told     time.Time // when progress was last told
+	mended   time.Time // when there last was another for one that failed
+	kills    int
+	wobbles  int
 }
 
+// errCut ends a phase that takes too long, and the program if nothing worse is to be said.
+var errCut = errors.New("cut short: what is said above is of the pods that were there")
+
 func runDrive(ctx context.Context, args []string) error {
-	d := &driver{}
+	d := &driver{out: os.Stdout}
 	f := flag.NewFlagSet("drive", flag.ContinueOnError)
 	kubeconfig := f.String("kubeconfig", os.Getenv("KUBECONFIG"), "the cluster")
 	f.StringVar(&d.nodes[0], "node", "node1", "the node whose pods come and go")
@@ -58,6 +74,7 @@ func runDrive(ctx context.Context, args []string) error {
 	f.StringVar(&d.dir, "dir", "", "folder with this program that is the same on both nodes and here; pods write there")
 	f.IntVar(&d.pods, "pods", 180, "pods on the node at once")
 	f.DurationVar(&d.during, "for", 2*time.Minute, "how long pods come and go, with and without agents that are killed")
+	f.DurationVar(&d.limit, "limit", 8*time.Minute, "how long a phase may take beside that; then it ends with the pods that are there")
 	f.StringVar(&d.kill, "kill", "", "shell command that kills the agent of the node and sees to it that there is a new one")
 	f.DurationVar(&d.killEvery, "kill-every", 10*time.Second, "between two of these")
 	f.StringVar(&d.reboot, "reboot", "", "shell command that takes the node's tables away and goes through its start")
@@ -75,36 +92,69 @@ func runDrive(ctx context.Context, args []string) error {
 	return d.run(ctx)
 }
 
+// run goes through the phases, and judges whatever came of them.
 func (d *driver) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := d.setUp(ctx); err != nil {
+	d.seen, d.reached, d.cut = newSightings(d.nodes[0]), map[string]bool{}, map[string]string{}
+	defer func() {
+		if left := d.tearDown(); left != nil {
+			err = errors.Join(err, left)
+		}
+	}()
+	setUp, done := context.WithTimeout(ctx, d.limit)
+	defer done()
+	if err := d.setUp(ctx, setUp); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.tearDown()) }()
 	for _, phase := range []struct {
 		name string
 		run  func(context.Context, string) error
 	}{
-		{"10 pods", func(ctx context.Context, name string) error { return d.turns(ctx, name, 10, 30) }},
+		{"10 pods", func(ctx context.Context, name string) error { return d.turns(ctx, name, min(10, d.pods), 30) }},
 		{fmt.Sprint(d.pods, " pods"), func(ctx context.Context, name string) error { return d.turns(ctx, name, d.pods, 30) }},
 		{"churn", func(ctx context.Context, name string) error { return d.churn(ctx, name, "") }},
 		{"churn, agent killed", func(ctx context.Context, name string) error { return d.churn(ctx, name, d.kill) }},
 		{"after a start", d.start},
 	} {
-		start := time.Now()
-		if err := phase.run(ctx, phase.name); err != nil {
-			return fmt.Errorf("%s: %w", phase.name, err)
+		if err := d.within(ctx, phase.name, phase.run); err != nil {
+			err = fmt.Errorf("%s: %w", phase.name, err)
+			if wrong := d.judge(); wrong != errCut {
+				err = errors.Join(err, wrong)
+			}
+			return err
 		}
-		fmt.Printf("%s: %d pods so far, %v\n", phase.name, d.next, time.Since(start).Round(time.Second))
 	}
-	return d.judge(ctx)
+	return d.judge()
+}
+
+// within runs a phase and ends it when its time is over: what is missing then is written down, and not waited for again.
+func (d *driver) within(ctx context.Context, name string, run func(context.Context, string) error) error {
+	limit := d.during + d.limit
+	short, cancel := context.WithTimeoutCause(ctx, limit, errCut)
+	defer cancel()
+	start := time.Now()
+	d.phase = name
+	err := run(short, name)
+	if err != nil && !errors.Is(context.Cause(short), errCut) {
+		d.cut[name] = err.Error()
+		return err
+	}
+	if err != nil {
+		d.cut[name] = fmt.Sprintf("after %v %s", limit, d.missing().said())
+		d.say("cut short: %s", d.cut[name])
+		if err := d.giveUp(ctx); err != nil {
+			return err
+		}
+	}
+	d.say("over after %v", time.Since(start).Round(time.Second))
+	return nil
 }
 
 // turns fills the node up to n pods, and then starts one more, n times, one after the other.
 func (d *driver) turns(ctx context.Context, phase string, n, turns int) error {
-	for len(d.alive) < n {
-		if err := d.create(ctx, "filling"); err != nil {
+	for len(d.alive)+len(d.owed) < n {
+		if err := d.createWithRoom(ctx, "filling"); err != nil {
 			return err
 		}
 	}
@@ -112,7 +162,7 @@ func (d *driver) turns(ctx context.Context, phase string, n, turns int) error {
 		return err
 	}
 	for range turns {
-		if err := d.create(ctx, phase); err != nil {
+		if err := d.createWithRoom(ctx, phase); err != nil {
 			return err
 		}
 		if err := d.settle(ctx); err != nil {
@@ -127,20 +177,21 @@ func (d *driver) turns(ctx context.Context, phase string, n, turns int) error {
 
 // churn deletes the oldest pod and makes another, again and again, and kills the agent meanwhile.
 func (d *driver) churn(ctx context.Context, phase, kill string) error {
-	end, due := time.Now().Add(d.during), time.Now()
-	for ; time.Now().Before(end); d.wobbles++ {
+	end, due, before := time.Now().Add(d.during), time.Now(), d.kills
+	for time.Now().Before(end) {
 		if err := d.wobble(ctx); err != nil {
 			return err
 		}
 		if kill != "" && !time.Now().Before(due) {
 			if err := shell(ctx, kill); err != nil {
-				return err
+				d.say("the agent was not killed: %v", err)
+			} else {
+				d.kills++
 			}
-			d.kills++
 			due = time.Now().Add(d.killEvery)
 		}
 		// What is being deleted is still on the node, and what is not running yet is too.
-		if len(d.seen.starting()) < 8 {
+		if d.hasRoom() && len(d.seen.starting())+len(d.owed) < 8 {
 			if err := d.retire(ctx); err != nil {
 				return err
 			}
@@ -148,9 +199,12 @@ func (d *driver) churn(ctx context.Context, phase, kill string) error {
 				return err
 			}
 		}
-		if !sleep(ctx, churnTick) {
-			return ctx.Err()
+		if err := d.pause(ctx, churnTick); err != nil {
+			return err
 		}
+	}
+	if kill != "" && d.kills == before {
+		return errors.New("the agent was never killed")
 	}
 	return d.settle(ctx)
 }
@@ -158,10 +212,15 @@ func (d *driver) churn(ctx context.Context, phase, kill string) error {
 // wobble makes the policy of that name, or takes it away.
 func (d *driver) wobble(ctx context.Context) error {
 	policies := d.client.NetworkingV1().NetworkPolicies(fenced)
+	var err error
 	if d.wobbles%2 == 1 {
-		return policies.Delete(ctx, "wobble", metav1.DeleteOptions{})
+		err = policies.Delete(ctx, "wobble", metav1.DeleteOptions{})
+	} else {
+		_, err = policies.Create(ctx, wobble(), metav1.CreateOptions{})
 	}
-	_, err := policies.Create(ctx, wobble(), metav1.CreateOptions{})
+	if err == nil {
+		d.wobbles++
+	}
 	return err
 }
 
@@ -174,7 +233,7 @@ func (d *driver) start(ctx context.Context, phase string) error {
 		return err
 	}
 	for range 10 {
-		if err := d.create(ctx, phase); err != nil {
+		if err := d.createWithRoom(ctx, phase); err != nil {
 			return err
 		}
 		if err := d.retire(ctx); err != nil {
@@ -184,15 +243,33 @@ func (d *driver) start(ctx context.Context, phase string) error {
 	return d.settle(ctx)
 }
 
-// retire deletes the oldest pod.
+// retire deletes the oldest pod, which goes on being on the node until its end has been seen.
 func (d *driver) retire(ctx context.Context) error {
+	if len(d.alive) == 0 {
+		return nil // all of them failed
+	}
 	name := d.alive[0]
 	d.alive = d.alive[1:]
-	err := d.client.CoreV1().Pods(fenced).Delete(ctx, name, metav1.DeleteOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
+	return d.remove(ctx, name, metav1.DeleteOptions{})
+}
+
+func (d *driver) remove(ctx context.Context, name string, o metav1.DeleteOptions) error {
+	err := d.client.CoreV1().Pods(fenced).Delete(ctx, name, o)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
 	}
-	return err
+	d.seen.leaves(fenced, name, err != nil)
+	return nil
+}
+
+// createWithRoom starts the next pod as soon as there is room for it.
+func (d *driver) createWithRoom(ctx context.Context, phase string) error {
+	for !d.hasRoom() {
+		if err := d.pause(ctx, beat); err != nil {
+			return err
+		}
+	}
+	return d.create(ctx, phase)
 }
 
 // create starts the next pod: a client, an intruder, a mute one, and so on.
@@ -201,48 +278,29 @@ func (d *driver) create(ctx context.Context, phase string) error {
 	name := fmt.Sprintf("p%04d-%s", d.next, role)
 	d.next++
 	p := d.pod(name, role, d.nodes[0])
-	d.seen.made(name, role, phase)
-	if _, err := d.client.CoreV1().Pods(fenced).Create(ctx, p, metav1.CreateOptions{}); err != nil {
-		return err
-	}
-	d.alive = append(d.alive, name)
-	return nil
+	d.seen.made(fenced, name, role, phase, d.nodes[0])
+	d.alive = append(d.alive, name) // also if the answer comes too late
+	_, err := d.client.CoreV1().Pods(fenced).Create(ctx, p, metav1.CreateOptions{})
+	return err
 }
 
 // settle waits until every pod that is there runs, and every client has reached both servers.
 func (d *driver) settle(ctx context.Context) error {
-	for end := time.Now().Add(patient); ; {
-		missing := d.seen.starting()
-		for _, name := range d.alive {
-			if strings.HasSuffix(name, roleClient) && len(missing) == 0 && !d.reached(name) {
-				missing = append(missing, name+" reaches nobody")
-			}
-		}
-		if len(missing) == 0 {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("after %v there is still: %s", patient, strings.Join(missing, ", "))
-		}
-		if !sleep(ctx, beat) {
-			return ctx.Err()
+	for !d.missing().none() {
+		if err := d.pause(ctx, beat); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-func (d *driver) reached(pod string) bool {
-	list, err := readFile(filepath.Join(d.dir, pod+".jsonl"))
-	n := 0
-	for _, x := range list {
-		if x.Kind == noteReached {
-			n++
-		}
-	}
-	return err == nil && n >= len(d.servers)
-}
-
+// shell runs a command to its end, also if its phase's time is over meanwhile: half a start would leave the node off.
 func shell(ctx context.Context, command string) error {
-	out, err := exec.CommandContext(ctx, "bash", "-c", command).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shellMax)
+	defer cancel()
+	c := exec.CommandContext(ctx, "bash", "-c", command)
+	c.WaitDelay = time.Second // for children that hold its output open
+	out, err := c.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", command, err, out)
 	}

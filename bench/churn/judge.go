@@ -1,11 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringfence-project/ringfence/bench/measure"
@@ -18,7 +19,8 @@ type tally struct {
 }
 
 // judge adds up what pods wrote down, and fails if something came through that is denied, or broke that is allowed.
-func (d *driver) judge(context.Context) error {
+// What is good and was cut short is errCut.
+func (d *driver) judge() error {
 	all, err := readNotes(d.dir)
 	if err != nil {
 		return err
@@ -27,8 +29,8 @@ func (d *driver) judge(context.Context) error {
 	var longest time.Duration
 	phases := map[string]*tally{}
 	for name, list := range all {
-		x := d.seen.all[name]
-		if x == nil {
+		x, ours := d.seen.of(name)
+		if !ours {
 			continue
 		}
 		if phases[x.phase] == nil {
@@ -46,25 +48,34 @@ func (d *driver) judge(context.Context) error {
 				if violations++; violations > 20 {
 					continue
 				}
-				fmt.Printf("VIOLATION at %s: %s got %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
+				fmt.Fprintf(d.out, "VIOLATION at %s: %s got %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
 			case noteBroken:
 				broken++
-				fmt.Printf("BROKEN at %s: %s to %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
+				fmt.Fprintf(d.out, "BROKEN at %s: %s to %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
 			case noteStalled:
 				longest = max(longest, n.Took)
-				fmt.Printf("stalled for %v until %s: %s to %s\n", n.Took.Round(time.Millisecond), n.At.Format(time.TimeOnly), name, n.Peer)
+				fmt.Fprintf(d.out, "stalled for %v until %s: %s to %s\n", n.Took.Round(time.Millisecond), n.At.Format(time.TimeOnly), name, n.Peer)
 			}
 		}
 		sent, kept = sent+mine, kept+answered
 	}
 	for _, phase := range slices.Sorted(maps.Keys(phases)) {
-		phases[phase].print(phase)
+		phases[phase].print(d.out, phase)
 	}
-	fmt.Printf("%d pods in all, agent killed %d times, a policy changed %d times\n", d.next, d.kills, d.wobbles)
-	fmt.Printf("%d packets and connections sent that are denied: %d arrived\n", sent, violations)
-	fmt.Printf("%d words answered on connections that are allowed: %d connections broke, the longest wait was %v\n", kept, broken, longest)
-	if violations+broken > 0 || sent == 0 || kept == 0 {
+	for _, phase := range slices.Sorted(maps.Keys(d.cut)) {
+		fmt.Fprintf(d.out, "CUT SHORT: %s, %s\n", phase, d.cut[phase])
+	}
+	if len(d.starved) > 0 {
+		fmt.Fprintf(d.out, "STARVED: %s ran for %v or more and reached nobody\n", strings.Join(d.starved, ", "), starving)
+	}
+	fmt.Fprintf(d.out, "%d pods in all, of which %d failed and were made again, agent killed %d times, a policy changed %d times\n", d.next, d.failures, d.kills, d.wobbles)
+	fmt.Fprintf(d.out, "%d packets and connections sent that are denied: %d arrived\n", sent, violations)
+	fmt.Fprintf(d.out, "%d words answered on connections that are allowed: %d connections broke, the longest wait was %v\n", kept, broken, longest)
+	if violations+broken > 0 || sent == 0 || kept == 0 || len(d.starved) > 0 {
 		return errors.New("not as it should be")
+	}
+	if len(d.cut) > 0 {
+		return errCut
 	}
 	return nil
 }
@@ -91,13 +102,13 @@ func (t *tally) add(list []note, running time.Time, near string) {
 	}
 }
 
-func (t *tally) print(phase string) {
-	fmt.Printf("%-22s %4d pods", phase, t.pods)
+func (t *tally) print(w io.Writer, phase string) {
+	fmt.Fprintf(w, "%-22s %4d pods", phase, t.pods)
 	for _, x := range []struct {
 		what string
 		ms   measure.Series
 	}{{"Running seen to reaching", t.fromRunning}, {"process to reaching", t.fromUp}, {"the same, on the other node", t.away}, {"process to reached", t.greeted}} {
-		fmt.Printf("; %s (%d) p50 %.0f ms, p99 %.0f ms", x.what, len(x.ms), x.ms.Quantile(0.5), x.ms.Quantile(0.99))
+		fmt.Fprintf(w, "; %s (%d) p50 %.0f ms, p99 %.0f ms", x.what, len(x.ms), x.ms.Quantile(0.5), x.ms.Quantile(0.99))
 	}
-	fmt.Println()
+	fmt.Fprintln(w)
 }

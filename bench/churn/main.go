@@ -33,6 +33,9 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
+		if err == errCut { // by itself: nothing was wrong but the time
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }

@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,8 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/tools/cache"
 )
 
 // policies let clients and servers in, and mute pods out nowhere.
@@ -43,8 +41,9 @@ func wobble() *networkingv1.NetworkPolicy {
 			Ports: []networkingv1.NetworkPolicyPort{{Port: &other}}}}}}
 }
 
-// setUp makes what stays: namespaces, policies, servers, and on both nodes a client, an intruder and a mute pod.
-func (d *driver) setUp(ctx context.Context) error {
+// setUp makes what stays: namespaces, policies, servers, and on both nodes a client, an intruder and a mute pod. What it
+// begins goes on until ctx ends, and it is done before the shorter one does.
+func (d *driver) setUp(ctx, short context.Context) error {
 	old, err := filepath.Glob(filepath.Join(d.dir, "*.jsonl"))
 	if err != nil {
 		return err
@@ -54,154 +53,100 @@ func (d *driver) setUp(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.watch(ctx, short); err != nil {
+		return err
+	}
 	for _, name := range []string{fenced, unfenced} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if _, err := d.client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		if _, err := d.client.CoreV1().Namespaces().Create(short, ns, metav1.CreateOptions{}); err != nil {
 			return err
 		}
 	}
 	for _, p := range policies() {
-		if _, err := d.client.NetworkingV1().NetworkPolicies(fenced).Create(ctx, p, metav1.CreateOptions{}); err != nil {
+		if _, err := d.client.NetworkingV1().NetworkPolicies(fenced).Create(short, p, metav1.CreateOptions{}); err != nil {
 			return err
 		}
 	}
-	d.seen = newSightings()
-	if err := d.watch(ctx); err != nil {
-		return err
-	}
 	for i, node := range d.nodes {
-		a, err := d.keeper(ctx, fenced, fmt.Sprint("server", i+1), roleServer, node)
+		a, err := d.keeper(short, fenced, fmt.Sprint("server", i+1), roleServer, node)
 		if err != nil {
 			return err
 		}
 		d.servers = append(d.servers, a)
 	}
-	if d.open, err = d.keeper(ctx, unfenced, "open", roleServer, d.nodes[1]); err != nil {
+	if d.open, err = d.keeper(short, unfenced, "open", roleServer, d.nodes[1]); err != nil {
 		return err
 	}
 	for i, node := range d.nodes {
 		for _, role := range []string{roleClient, roleIntruder, roleMute} {
-			if _, err := d.keeper(ctx, fenced, fmt.Sprint(role, i+1), role, node, "-flood", d.cidr); err != nil {
+			if _, err := d.keeper(short, fenced, fmt.Sprint(role, i+1), role, node, "-flood", d.cidr); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return d.measureRoom(short)
 }
 
-// keeper starts a pod that stays, and returns its address.
+// keeper starts a pod that stays, and returns its address. One that is turned down gets a successor.
 func (d *driver) keeper(ctx context.Context, namespace, name, role, node string, args ...string) (string, error) {
-	d.seen.made(name, role, keepers)
+	if err := d.awaitAccount(ctx, namespace); err != nil {
+		return "", err
+	}
 	pods := d.client.CoreV1().Pods(namespace)
-	if _, err := awaitAccount(ctx, d, namespace); err != nil {
-		return "", err
-	}
-	if _, err := pods.Create(ctx, d.pod(name, role, node, args...), metav1.CreateOptions{}); err != nil {
-		return "", err
-	}
-	for end := time.Now().Add(patient); time.Now().Before(end); {
-		p, err := pods.Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
+	for i := 1; ; i++ {
+		this := name
+		if i > 1 {
+			this = fmt.Sprint(name, "-", i)
+		}
+		d.seen.made(namespace, this, role, keepers, node)
+		if _, err := pods.Create(ctx, d.pod(this, role, node, args...), metav1.CreateOptions{}); err != nil {
 			return "", err
 		}
-		if p.Status.Phase == corev1.PodRunning {
-			return p.Status.PodIP, nil
-		}
-		if !sleep(ctx, beat) {
-			return "", ctx.Err()
+		for {
+			p, err := pods.Get(ctx, this, metav1.GetOptions{})
+			if err != nil {
+				return "", fmt.Errorf("pod %s/%s does not start: %w", namespace, this, err)
+			}
+			if p.Status.Phase == corev1.PodRunning && p.Status.PodIP != "" {
+				return p.Status.PodIP, nil
+			}
+			if why := ended(p); why != "" {
+				d.seen.mourn(this)
+				if err := d.failed(this, why); err != nil {
+					return "", err
+				}
+				break
+			}
+			if !sleep(ctx, beat) {
+				return "", fmt.Errorf("pod %s/%s does not start: %w", namespace, this, ctx.Err())
+			}
 		}
 	}
-	return "", fmt.Errorf("pod %s/%s does not start", namespace, name)
 }
 
 // awaitAccount waits for a namespace's default account, without which it takes no pods.
-func awaitAccount(ctx context.Context, d *driver, namespace string) (*corev1.ServiceAccount, error) {
+func (d *driver) awaitAccount(ctx context.Context, namespace string) error {
 	for {
-		a, err := d.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
+		_, err := d.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
-			return a, err
+			return err
 		}
 		if !sleep(ctx, beat) {
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
 // tearDown removes what setUp made.
 func (d *driver) tearDown() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	var errs []error
 	for _, name := range []string{fenced, unfenced} {
-		if err := d.client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-			return err
+		err := d.client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
 		}
 	}
-	return nil
-}
-
-// sighting is what the API says of a pod.
-type sighting struct {
-	role, phase string
-	running     time.Time // when it was seen to run first
-	gone        bool
-}
-
-type sightings struct {
-	mu  sync.Mutex
-	all map[string]*sighting
-}
-
-func newSightings() *sightings { return &sightings{all: map[string]*sighting{}} }
-
-func (s *sightings) made(name, role, phase string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all[name] = &sighting{role: role, phase: phase}
-}
-
-func (s *sightings) see(p *corev1.Pod, gone bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	x := s.all[p.Name]
-	if x == nil {
-		return
-	}
-	if p.Status.Phase == corev1.PodRunning && x.running.IsZero() {
-		x.running = time.Now()
-	}
-	x.gone = x.gone || gone || p.DeletionTimestamp != nil
-}
-
-// starting returns the pods that do not run yet.
-func (s *sightings) starting() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var names []string
-	for name, x := range s.all {
-		if x.running.IsZero() && !x.gone {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-func (d *driver) watch(ctx context.Context) error {
-	factory := informers.NewSharedInformerFactory(d.client, 0)
-	informer := factory.Core().V1().Pods().Informer()
-	see := func(o any, gone bool) {
-		if p, ok := o.(*corev1.Pod); ok {
-			d.seen.see(p, gone)
-		}
-	}
-	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { see(o, false) },
-		UpdateFunc: func(_, o any) { see(o, false) },
-		DeleteFunc: func(o any) { see(o, true) },
-	})
-	if err != nil {
-		return err
-	}
-	factory.Start(ctx.Done())
-	factory.WaitForCacheSync(ctx.Done())
-	return nil
+	return errors.Join(errs...)
 }
