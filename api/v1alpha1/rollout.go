@@ -160,11 +160,16 @@ type RolloutAnalysis struct {
 	//
 	// +optional
 	NewlyAllowed *RolloutLimit `json:"newlyAllowed,omitempty"`
-	// FailedConnects is by how many percentage points the share of connections that get no answer may be higher in the
-	// cohort than beside it. By default more than 20 rolls back.
+	// FailedConnects is by how many percentage points the share of TCP connections that get no answer or are refused may be
+	// higher in the cohort than beside it. By default more than 20 rolls back.
 	//
 	// +optional
 	FailedConnects *RolloutLimit `json:"failedConnects,omitempty"`
+	// Resets is likewise about established connections that an end breaks off with a reset. By default more than 20 rolls
+	// back.
+	//
+	// +optional
+	Resets *RolloutLimit `json:"resets,omitempty"`
 	// NotReady counts pods of the cohort that were ready before the step and are not any more. By default the first one
 	// rolls back.
 	//
@@ -218,7 +223,7 @@ type RolloutQuery struct {
 
 // RolloutLimit is how much is taken, and what happens beyond.
 type RolloutLimit struct {
-	// Max is 0 if it is left out; 20 for failedConnects.
+	// Max is 0 if it is left out; 20 for failedConnects and resets.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -417,14 +422,18 @@ type RolloutEvidence struct {
 	Uncertain int64 `json:"uncertain,omitempty"`
 }
 
-// RolloutOutcomes is how connections ended.
+// RolloutOutcomes is how TCP connections ended.
 type RolloutOutcomes struct {
 	// +optional
 	Ended int64 `json:"ended,omitempty"`
-	// Failed got no answer.
+	// Failed got no answer, or were refused.
 	//
 	// +optional
 	Failed int64 `json:"failed,omitempty"`
+	// Reset were established, and then broken off by a reset.
+	//
+	// +optional
+	Reset int64 `json:"reset,omitempty"`
 }
 
 // RolloutFinding is a connection, or equal ones, on which the candidate and the policies before differ.

@@ -276,7 +276,10 @@ func moreOf(r *flowlog.Record) []string {
 	}
 	if r.End != nil {
 		more = append(more, r.End.EndText())
-		if !r.Answered && !r.End.Unseen {
+		switch {
+		case r.End.Outcome == flow.Refused, r.End.Outcome == flow.Reset:
+			more = append(more, r.End.Outcome.String())
+		case !r.Answered && !r.End.Unseen:
 			more = append(more, "no answer")
 		}
 	}

@@ -121,6 +121,19 @@ allow  orders/credit-check-copy -> customers/ldap  636/tcp  1 flows  2.0kB      
 	}
 }
 
+func TestFlowsSayHowAConnectionFailed(t *testing.T) {
+	for want, r := range map[string]flowlog.Record{
+		"refused":   {End: &flowlog.Ending{Outcome: flow.Refused}},
+		"no answer": {End: &flowlog.Ending{Outcome: flow.Unanswered}},
+		"reset":     {End: &flowlog.Ending{Outcome: flow.Reset}, Answered: true},
+		"":          {End: &flowlog.Ending{Outcome: flow.Well}, Answered: true},
+	} {
+		if got := moreOf(&r)[1:]; strings.Join(got, " ") != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestFlowsJSON(t *testing.T) {
 	_, path := flowInstance(t)
 	for _, format := range []string{"json", "jsonl"} {

@@ -435,13 +435,13 @@ func (r *rollouts) saw(c *compile.Compiler, t flow.Tuple, fared flow.Verdict, li
 }
 
 // ended notes how a connection ended.
-func (r *rollouts) ended(from, to cluster.Key, failed bool) {
+func (r *rollouts) ended(from, to cluster.Key, how flow.Outcome) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	r.see.Lock()
 	defer r.see.Unlock()
 	for _, u := range r.now {
-		u.judge.Ended(&u.evidence, from, to, failed)
+		u.judge.Ended(&u.evidence, from, to, how)
 	}
 }
 

@@ -28,7 +28,7 @@ type Status uint32
 // The bits that are asked for here.
 const (
 	SeenReply Status = 1 << 1
-	Assured   Status = 1 << 2
+	Assured   Status = 1 << 2 // of TCP: it was established
 	Confirmed Status = 1 << 3
 	SourceNAT Status = 1 << 4
 	DestNAT   Status = 1 << 5
@@ -82,6 +82,23 @@ func (c *Conn) Port() uint16 {
 
 // Over reports whether both ends are done with the connection, though the kernel still remembers it. Only TCP tells.
 func (c *Conn) Over() bool { return c.TCP == TimeWait || c.TCP == Close }
+
+// Outcome is how a TCP connection ended that is over or forgotten. One that the kernel forgets without a reset ended well if
+// it was ever answered. The zero value, which is not known, is for other protocols.
+func (c *Conn) Outcome() flow.Outcome {
+	reset := c.TCP == Close
+	switch {
+	case c.Protocol != flow.TCP:
+		return 0
+	case c.Status&SeenReply == 0 && reset: // the kernel takes no note of an answer that is only a reset
+		return flow.Refused
+	case c.Status&SeenReply == 0:
+		return flow.Unanswered
+	case reset && c.Status&Assured != 0: // else whoever asked was only looking whether somebody answers
+		return flow.Reset
+	}
+	return flow.Well
+}
 
 // Asked is the address and port that the client asked for, and whether it got another one: a Service's backend.
 func (c *Conn) Asked() (netip.AddrPort, bool) {

@@ -47,6 +47,32 @@ func translated() []byte {
 	return body
 }
 
+func TestOutcome(t *testing.T) {
+	const established = 3
+	for what, c := range map[string]struct {
+		status Status
+		tcp    TCPState
+		want   flow.Outcome
+	}{
+		"closed":               {SeenReply | Assured, TimeWait, flow.Well},
+		"cut off, forgotten":   {SeenReply | Assured, established, flow.Well},
+		"reset":                {SeenReply | Assured, Close, flow.Reset},
+		"knocked, and left":    {SeenReply, Close, flow.Well},
+		"refused":              {Confirmed, Close, flow.Refused},
+		"silence":              {Confirmed, 1, flow.Unanswered},
+		"silence, no state":    {Confirmed, 0, flow.Unanswered},
+		"answered, no state":   {SeenReply | Assured, 0, flow.Well},
+		"ended under our eyes": {SeenReply | Assured | Dying, Close, flow.Reset},
+	} {
+		if got := (&Conn{Key: Key{Protocol: flow.TCP}, Status: c.status, TCP: c.tcp}).Outcome(); got != c.want {
+			t.Errorf("%s: %s, want %s", what, got, c.want)
+		}
+	}
+	if got := (&Conn{Key: Key{Protocol: flow.UDP}}).Outcome(); got != 0 {
+		t.Errorf("a datagram ended %s", got)
+	}
+}
+
 func TestParseReadsATranslatedConnection(t *testing.T) {
 	c, at, err := parse(translated())
 	if err != nil {

@@ -5,6 +5,7 @@ package flow
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -89,6 +90,35 @@ func (d Direction) String() string {
 	}
 	return "neither"
 }
+
+// Outcome is how a TCP connection ended. The zero value is not known.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Well       Outcome = 1 + iota // it was answered, and nobody broke it off
+	Unanswered                    // nothing came back
+	Refused                       // a reset answered its first packet: it was never established
+	Reset                         // it was established, and one end broke it off with a reset
+)
+
+var outcomeNames = [...]string{"unknown", "well", "unanswered", "refused", "reset"}
+
+// String is "well", "unanswered", "refused" or "reset"; "unknown" for what is none of these.
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return outcomeNames[0]
+}
+
+// ParseOutcome reads what String writes. Another word, such as one of a later version, is not known.
+func ParseOutcome(s string) Outcome {
+	return Outcome(max(0, slices.Index(outcomeNames[:], s)))
+}
+
+// Failed reports whether the connection never was one, although it was let through.
+func (o Outcome) Failed() bool { return o == Unanswered || o == Refused }
 
 // Tuple is one connection as it is judged: after the translation of a Service address to a backend and before
 // any translation of the source, whichever way its packets flow.

@@ -27,6 +27,17 @@ func TestProtocolText(t *testing.T) {
 	}
 }
 
+func TestOutcomeText(t *testing.T) {
+	for o, failed := range map[flow.Outcome]bool{0: false, flow.Well: false, flow.Unanswered: true, flow.Refused: true, flow.Reset: false} {
+		if got := flow.ParseOutcome(o.String()); got != o || o.Failed() != failed {
+			t.Errorf("%v reads back as %v; failed: %v", o, got, o.Failed())
+		}
+	}
+	if o := flow.ParseOutcome("evaporated"); o != 0 || flow.Outcome(99).String() != "unknown" {
+		t.Errorf("an outcome that nobody knows is %v", o)
+	}
+}
+
 func TestTexts(t *testing.T) {
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::2")
 	rule := flow.Rule{Kind: "NetworkPolicy", Namespace: "shop", Name: "db", Direction: flow.Ingress, Index: 2, File: "db.yaml", Line: 7}

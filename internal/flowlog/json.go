@@ -49,6 +49,7 @@ type endingJSON struct {
 	BytesReceived   uint64    `json:"bytesReceived"`
 	PacketsSent     uint64    `json:"packetsSent"`
 	PacketsReceived uint64    `json:"packetsReceived"`
+	Outcome         string    `json:"outcome,omitempty"`
 	Unseen          bool      `json:"unseen,omitempty"`
 }
 
@@ -97,6 +98,9 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	if e := r.End; e != nil {
 		out.End = &endingJSON{Time: e.Time, Seconds: e.Duration.Seconds(), BytesSent: e.BytesSent, BytesReceived: e.BytesReceived,
 			PacketsSent: e.PacketsSent, PacketsReceived: e.PacketsReceived, Unseen: e.Unseen}
+		if e.Outcome != 0 {
+			out.End.Outcome = e.Outcome.String()
+		}
 	}
 	return json.Marshal(out)
 }
@@ -137,7 +141,8 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	}
 	if e := in.End; e != nil {
 		out.End = &Ending{Time: e.Time, Duration: time.Duration(math.Round(e.Seconds * float64(time.Second))), BytesSent: e.BytesSent,
-			BytesReceived: e.BytesReceived, PacketsSent: e.PacketsSent, PacketsReceived: e.PacketsReceived, Unseen: e.Unseen}
+			BytesReceived: e.BytesReceived, PacketsSent: e.PacketsSent, PacketsReceived: e.PacketsReceived,
+			Outcome: flow.ParseOutcome(e.Outcome), Unseen: e.Unseen}
 	}
 	*r = out
 	return nil

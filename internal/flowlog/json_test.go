@@ -22,6 +22,16 @@ func TestEveryProtocolIsReadBack(t *testing.T) {
 	}
 }
 
+func TestOutcomeIsReadBack(t *testing.T) {
+	for how := range flow.Reset + 1 {
+		var out flowlog.Record
+		readBack(t, flowlog.Record{Protocol: flow.TCP, End: &flowlog.Ending{Outcome: how}}, &out)
+		if out.End.Outcome != how {
+			t.Errorf("%s is read back as %s", how, out.End.Outcome)
+		}
+	}
+}
+
 func readBack(t *testing.T, in, out any) {
 	t.Helper()
 	b, err := json.Marshal(in)

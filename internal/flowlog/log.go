@@ -78,9 +78,10 @@ type Connection struct {
 	Tuple    flow.Tuple     // Local need not be known
 	Asked    netip.AddrPort // what the client asked for, if that is not what it got
 	Answered bool
-	Over     bool      // both ends are done, though the kernel still remembers it
-	Start    time.Time // zero if not known
-	Stop     time.Time // zero if not known
+	Over     bool         // both ends are done, though the kernel still remembers it
+	Outcome  flow.Outcome // of a TCP connection that is over or forgotten
+	Start    time.Time    // zero if not known
+	Stop     time.Time    // zero if not known
 	// By the client; zero if not known.
 	BytesSent, BytesReceived, PacketsSent, PacketsReceived uint64
 }
@@ -199,7 +200,7 @@ func (l *Log) end(r *Record, c Connection, at time.Time) {
 	}
 	next := *r
 	next.Answered = r.Answered || c.Answered
-	next.End = &Ending{Time: stop, Duration: max(0, stop.Sub(begin)), BytesSent: c.BytesSent, BytesReceived: c.BytesReceived,
+	next.End = &Ending{Time: stop, Duration: max(0, stop.Sub(begin)), Outcome: c.Outcome, BytesSent: c.BytesSent, BytesReceived: c.BytesReceived,
 		PacketsSent: c.PacketsSent, PacketsReceived: c.PacketsReceived}
 	l.finish(&next)
 }

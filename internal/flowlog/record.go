@@ -90,7 +90,8 @@ type Ending struct {
 	Duration                     time.Duration
 	BytesSent, BytesReceived     uint64 // by the client; with headers
 	PacketsSent, PacketsReceived uint64
-	Unseen                       bool // the end itself was missed: only the time when that was noticed is known
+	Outcome                      flow.Outcome // of a TCP connection; zero if Unseen
+	Unseen                       bool         // the end itself was missed: only the time when that was noticed is known
 }
 
 // Record is a connection that was let through, or a denial. It is not changed once it is in a Log: what becomes

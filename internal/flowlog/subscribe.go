@@ -126,9 +126,8 @@ func (s *Subscription) Next(ctx context.Context) (records []*Record, lost int, e
 // maxEnds is how many ends of connections may wait in Outcomes. They are for shares, so some may be lost.
 const maxEnds = 4096
 
-// Outcomes tells how TCP connections end, until ctx ends: between which pods, the zero Key for what is none, and whether
-// nobody had answered.
-func (l *Log) Outcomes(ctx context.Context, tell func(from, to cluster.Key, failed bool)) {
+// Outcomes tells how TCP connections end, until ctx ends: between which pods, the zero Key for what is none.
+func (l *Log) Outcomes(ctx context.Context, tell func(from, to cluster.Key, how flow.Outcome)) {
 	_, s := l.Subscribe(Query{Since: time.Now()}, maxEnds)
 	defer s.Close()
 	for {
@@ -137,9 +136,9 @@ func (l *Log) Outcomes(ctx context.Context, tell func(from, to cluster.Key, fail
 			return
 		}
 		for _, r := range all {
-			if r.End != nil && !r.End.Unseen && r.Protocol == flow.TCP {
+			if r.End != nil && r.End.Outcome != 0 {
 				tell(cluster.Key{Namespace: r.Source.Namespace, Name: r.Source.Pod},
-					cluster.Key{Namespace: r.Destination.Namespace, Name: r.Destination.Pod}, !r.Answered)
+					cluster.Key{Namespace: r.Destination.Namespace, Name: r.Destination.Pod}, r.End.Outcome)
 			}
 		}
 	}

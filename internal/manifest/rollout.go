@@ -287,8 +287,8 @@ func (o *object) rolloutAnalysis(a *ringfence.RolloutAnalysis) rollout.Analysis 
 		from  *ringfence.RolloutLimit
 		to    *rollout.Limit
 	}{{"newlyDenied", a.NewlyDenied, &out.NewlyDenied}, {"newlyAllowed", a.NewlyAllowed, &out.NewlyAllowed},
-		{"failedConnects", a.FailedConnects, &out.FailedConnects}, {"notReady", a.NotReady, &out.NotReady},
-		{"restarts", a.Restarts, &out.Restarts}, {"probes", a.Probes, &out.Probes}} {
+		{"failedConnects", a.FailedConnects, &out.FailedConnects}, {"resets", a.Resets, &out.Resets},
+		{"notReady", a.NotReady, &out.NotReady}, {"restarts", a.Restarts, &out.Restarts}, {"probes", a.Probes, &out.Probes}} {
 		if l.from != nil {
 			path := "spec.analysis." + l.field
 			l.to.Max = o.atLeastNone(path+".max", l.from.Max, l.to.Max)

@@ -117,15 +117,22 @@ func summary(all []Finding) string {
 }
 
 func (a Analysis) judgeHealth(v *Verdict, e Evidence, h Health) {
-	more := e.Cohort.share() - e.Rest.share()
-	if e.Cohort.Ended >= MinConnects && e.Rest.Ended >= MinConnects && more > a.FailedConnects.Max {
-		v.lower(a.FailedConnects.Then, "%d%% of the cohort's connections got no answer, %d%% of all others", e.Cohort.share(), e.Rest.share())
-	}
+	a.FailedConnects.compare(v, "connections failed", e.Cohort.Failed, e.Cohort.Ended, e.Rest.Failed, e.Rest.Ended)
+	a.Resets.compare(v, "established connections were reset", e.Cohort.Reset, e.Cohort.established(), e.Rest.Reset, e.Rest.established())
 	if len(h.NotReady) > a.NotReady.Max {
 		v.lower(a.NotReady.Then, "not ready any more: %s", some(h.NotReady))
 	}
 	if len(h.Restarts) > a.Restarts.Max {
 		v.lower(a.Restarts.Then, "restarted: %s", some(h.Restarts))
+	}
+}
+
+// compare takes l as percentage points by which the share of the cohort's connections of a kind may be more than that of
+// all others.
+func (l Limit) compare(v *Verdict, kind string, cohort, ofCohort, rest, ofRest int) {
+	here, there := share(cohort, ofCohort), share(rest, ofRest)
+	if ofCohort >= MinConnects && ofRest >= MinConnects && here-there > l.Max {
+		v.lower(l.Then, "%d%% of the cohort's %s, %d%% of all others", here, kind, there)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ringfence-project/ringfence/internal/flow"
 )
 
 // FindingKind is how the candidate differs from the policies before it.
@@ -78,10 +80,11 @@ type Evidence struct {
 	Uncertain int `json:"uncertain,omitempty"`
 }
 
-// Outcomes is how connections ended.
+// Outcomes is how TCP connections ended.
 type Outcomes struct {
 	Ended  int `json:"ended"`
-	Failed int `json:"failed"` // without an answer
+	Failed int `json:"failed"`          // of these: never established, as nobody answered or it was refused
+	Reset  int `json:"reset,omitempty"` // of these: established, and then broken off by a reset
 }
 
 // Add notes one more connection of a finding's kind, and reports whether it is the first of its kind.
@@ -148,21 +151,28 @@ func (e *Evidence) combine(o Evidence, both func(a, b int) int) {
 		to   *int
 		from int
 	}{{&e.More, o.More}, {&e.Connections, o.Connections}, {&e.Uncertain, o.Uncertain}, {&e.Cohort.Ended, o.Cohort.Ended},
-		{&e.Cohort.Failed, o.Cohort.Failed}, {&e.Rest.Ended, o.Rest.Ended}, {&e.Rest.Failed, o.Rest.Failed}} {
+		{&e.Cohort.Failed, o.Cohort.Failed}, {&e.Cohort.Reset, o.Cohort.Reset}, {&e.Rest.Ended, o.Rest.Ended},
+		{&e.Rest.Failed, o.Rest.Failed}, {&e.Rest.Reset, o.Rest.Reset}} {
 		*n.to = both(*n.to, n.from)
 	}
 }
 
 // Add notes how a connection ended.
-func (o *Outcomes) Add(failed bool) {
+func (o *Outcomes) Add(how flow.Outcome) {
 	o.Ended++
-	if failed {
+	switch {
+	case how.Failed():
 		o.Failed++
+	case how == flow.Reset:
+		o.Reset++
 	}
 }
 
-// share is how many failed, in percent.
-func (o Outcomes) share() int { return 100 * o.Failed / max(1, o.Ended) }
+// established is how many were.
+func (o Outcomes) established() int { return o.Ended - o.Failed }
+
+// share is a part in percent.
+func share(part, of int) int { return 100 * part / max(1, of) }
 
 func (e Evidence) clone() Evidence {
 	e.Findings, e.Workloads = slices.Clone(e.Findings), slices.Clone(e.Workloads)

@@ -185,12 +185,15 @@ type Limit struct {
 type Analysis struct {
 	// NewlyDenied counts connections that the policies before allow and the candidate denies; NewlyAllowed the opposite.
 	NewlyDenied, NewlyAllowed Limit
-	// FailedConnects: connections of the cohort without an answer, as a share of all in percent, by how much it may be
-	// more than that of all other pods. Fewer than MinConnects of either do not count.
+	// FailedConnects: TCP connections of the cohort that nobody answered or that were refused, as a share of all in percent,
+	// by how much it may be more than that of all other pods. Fewer than MinConnects of either do not count.
 	FailedConnects Limit
-	NotReady       Limit // pods of the cohort that were ready before the step and are not
-	Restarts       Limit // of the cohort's pods since the step began
-	Probes         Limit // connections that every pod wants and that the candidate takes away, used or not: see Probe
+	// Resets: likewise those that were reset, of all that were established. It is a comparison because there are applications
+	// that end every connection so.
+	Resets   Limit
+	NotReady Limit // pods of the cohort that were ready before the step and are not
+	Restarts Limit // of the cohort's pods since the step began
+	Probes   Limit // connections that every pod wants and that the candidate takes away, used or not: see Probe
 	// Queries are asked of metrics servers.
 	Queries []Query
 	// Coverage is what has to be seen before a step can pass.
@@ -204,8 +207,7 @@ type Coverage struct {
 	Then        Answer
 }
 
-// MinConnects is how many connections must have ended, in the cohort and beside it, before shares of failed ones are
-// compared.
+// MinConnects is how many connections must have ended, in the cohort and beside it, before shares of them are compared.
 const MinConnects = 10
 
 // DefaultAnalysis is what sensible people would declare: a step fails by the first newly denied connection, and pauses by
@@ -215,6 +217,7 @@ func DefaultAnalysis() Analysis {
 		NewlyDenied:    Limit{0, Fail},
 		NewlyAllowed:   Limit{0, Inconclusive},
 		FailedConnects: Limit{20, Fail},
+		Resets:         Limit{20, Fail},
 		NotReady:       Limit{0, Fail},
 		Restarts:       Limit{0, Fail},
 		Probes:         Limit{0, Inconclusive},

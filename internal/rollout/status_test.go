@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 )
 
@@ -115,7 +116,17 @@ func TestWhatTheAnalysisAnswers(t *testing.T) {
 		"restart":         {rollout.Enforce, func(d *drive) { d.health.Restarts = []string{"a/web-1"} }, time.Second, rollout.RolledBack, "restarted: a/web-1"},
 		"not answered": {rollout.Enforce, func(d *drive) {
 			d.status.Evidence.Cohort, d.status.Evidence.Rest = rollout.Outcomes{Ended: 10, Failed: 3}, rollout.Outcomes{Ended: 100, Failed: 5}
-		}, time.Second, rollout.RolledBack, "30% of the cohort's connections got no answer, 5% of all others"},
+		}, time.Second, rollout.RolledBack, "30% of the cohort's connections failed, 5% of all others"},
+		"reset": {rollout.Enforce, func(d *drive) { // what never was a connection cannot be reset
+			d.status.Evidence.Cohort, d.status.Evidence.Rest = rollout.Outcomes{Ended: 22, Failed: 2, Reset: 5}, rollout.Outcomes{Ended: 100, Reset: 4}
+		}, time.Second, rollout.RolledBack, "25% of the cohort's established connections were reset, 4% of all others"},
+		"resets everywhere": {rollout.Enforce, func(d *drive) {
+			d.status.Evidence.Cohort, d.status.Evidence.Rest = rollout.Outcomes{Ended: 10, Reset: 10}, rollout.Outcomes{Ended: 10, Reset: 8}
+		}, 10 * time.Second, rollout.Progressing, ""},
+		"few established": {rollout.Enforce, func(d *drive) {
+			d.spec.Analysis.FailedConnects.Then = rollout.Pass
+			d.status.Evidence.Cohort, d.status.Evidence.Rest = rollout.Outcomes{Ended: 100, Failed: 91, Reset: 9}, rollout.Outcomes{Ended: 100}
+		}, 10 * time.Second, rollout.Progressing, ""},
 		"loses a probe":    {rollout.Enforce, func(d *drive) { d.health.Lost = []string{"DNS of a/web"} }, 10 * time.Second, rollout.Paused, "would lose DNS of a/web"},
 		"selects nothing":  {rollout.Audit, func(d *drive) { d.health.Selected = 0 }, 10 * time.Second, rollout.Paused, "selects no pod"},
 		"empty cohort":     {rollout.Enforce, func(d *drive) { d.health.Cohort = 0 }, 10 * time.Second, rollout.Paused, "the cohort has no pod"},
@@ -428,7 +439,8 @@ func TestEvidenceIsJoined(t *testing.T) {
 	see := func(n int, of string, f rollout.Finding) (e rollout.Evidence) {
 		for range n {
 			e.Saw(of)
-			e.Rest.Add(true)
+			e.Rest.Add(flow.Refused)
+			e.Cohort.Add(flow.Reset)
 		}
 		f.Count, f.First, f.Last = n, start.Add(time.Duration(n)*time.Second), start.Add(time.Duration(n)*time.Minute)
 		e.Add(f)
@@ -443,12 +455,12 @@ func TestEvidenceIsJoined(t *testing.T) {
 	if f := sum.Findings; len(f) != 2 || f[1].Count != 5 || !f[1].First.Equal(start.Add(2*time.Second)) || !f[1].Last.Equal(start.Add(3*time.Minute)) {
 		t.Errorf("findings are %+v", f)
 	}
-	if sum.Connections != 6 || len(sum.Workloads) != 2 || sum.Rest.Failed != 6 {
+	if sum.Connections != 6 || len(sum.Workloads) != 2 || sum.Rest.Failed != 6 || sum.Cohort.Reset != 6 || sum.Cohort.Failed+sum.Rest.Reset != 0 {
 		t.Errorf("the sum is %+v", sum)
 	}
 	later := see(4, "a/web", finding(rollout.NewlyDenied, true))
 	later.AtLeast(sum)
-	if later.Findings[1].Count != 5 || len(later.Findings) != 2 || later.Connections != 6 || len(later.Workloads) != 2 {
+	if later.Findings[1].Count != 5 || len(later.Findings) != 2 || later.Connections != 6 || later.Cohort.Reset != 6 || len(later.Workloads) != 2 {
 		t.Errorf("after a node was lost it is %+v", later)
 	}
 	if a.Findings[0].Count != 2 {

@@ -27,11 +27,16 @@ var (
 	ServiceAddr = netip.MustParseAddr("10.96.0.1")
 )
 
-// The ports; packets to DeniedPort are dropped.
+// SilentAddr is behind the router, and nobody's.
+var SilentAddr = netip.MustParseAddr("10.2.0.99")
+
+// The ports: packets to DeniedPort are dropped, and at ShutPort nobody listens.
 const (
 	ServicePort = 80
 	ServerPort  = 8080
+	PolitePort  = 8081
 	DeniedPort  = 9
+	ShutPort    = 10
 )
 
 // World is the three namespaces.
@@ -87,12 +92,24 @@ func toPort(port uint16) []expr.Any {
 	}
 }
 
-// Serve answers ten bytes to everybody and hangs up.
+// Serve answers ten bytes to everybody at ServerPort, and hangs up with a reset when the client said something or is gone: the
+// kernel soon forgets the connection.
 func (w World) Serve(t *testing.T) {
+	t.Helper()
+	w.serve(t, ServerPort, true)
+}
+
+// ServePolitely is Serve at PolitePort, without the reset.
+func (w World) ServePolitely(t *testing.T) {
+	t.Helper()
+	w.serve(t, PolitePort, false)
+}
+
+func (w World) serve(t *testing.T, port uint16, reset bool) {
 	t.Helper()
 	var l net.Listener
 	netnstest.Must(t, w.Server.Do(func() (err error) {
-		l, err = net.Listen("tcp4", netip.AddrPortFrom(ServerAddr, ServerPort).String())
+		l, err = net.Listen("tcp4", netip.AddrPortFrom(ServerAddr, port).String())
 		return err
 	}))
 	t.Cleanup(func() { l.Close() })
@@ -103,7 +120,9 @@ func (w World) Serve(t *testing.T) {
 				return
 			}
 			_, _ = c.Write([]byte("0123456789"))
-			_ = c.(*net.TCPConn).SetLinger(0) // a reset ends the tracking soon
+			if reset {
+				_ = c.(*net.TCPConn).SetLinger(0)
+			}
 			buf := make([]byte, 1)
 			_, _ = c.Read(buf)
 			c.Close()

@@ -142,7 +142,9 @@ func (w *Watch) tell(ctx context.Context, e conntrack.Event) {
 func (w *Watch) over(ctx context.Context, e conntrack.Event) {
 	now, found, err := w.lookup.Get(ctx, e.Conn.Key)
 	if err == nil && found {
-		w.log.Closed(connection(&now), e.Time)
+		c := connection(&now)
+		c.Outcome = e.Conn.Outcome() // a reset that came since, to a connection that was closed, is not how it ended
+		w.log.Closed(c, e.Time)
 	}
 }
 
@@ -177,7 +179,7 @@ func connection(c *conntrack.Conn) flowlog.Connection {
 		Key: flowlog.Key{ID: c.ID, Zone: c.Zone, Protocol: c.Protocol,
 			Source:      netip.AddrPortFrom(o.Source.Addr, o.Source.Port),
 			Destination: netip.AddrPortFrom(o.Destination.Addr, o.Destination.Port)},
-		Tuple: c.Tuple(), Answered: c.Status&conntrack.SeenReply != 0, Over: c.Over(), Start: c.Start, Stop: c.Stop,
+		Tuple: c.Tuple(), Answered: c.Status&conntrack.SeenReply != 0, Over: c.Over(), Outcome: c.Outcome(), Start: c.Start, Stop: c.Stop,
 		BytesSent: c.Sent.Bytes, BytesReceived: c.Received.Bytes, PacketsSent: c.Sent.Packets, PacketsReceived: c.Received.Packets,
 	}
 	if asked, other := c.Asked(); other {

@@ -107,6 +107,63 @@ func TestRealConnectionIsRecordedFromBeginToEnd(t *testing.T) {
 	}
 }
 
+// TestHowConnectionsEnd: what came of connections to one server, as the kernel tracked them.
+func TestHowConnectionsEnd(t *testing.T) {
+	w := tracktest.New(t)
+	l := newLog(t)
+	run(t, w, l, nil)
+	netnstest.Sysctl(t, w.Router, "net/netfilter/nf_conntrack_tcp_timeout_syn_sent=1")
+	w.Serve(t)
+	w.ServePolitely(t)
+	_, s := l.Subscribe(flowlog.Query{}, 100)
+	defer s.Close()
+	for _, c := range []struct {
+		to   netip.AddrPort
+		wait time.Duration
+		want flow.Outcome
+	}{
+		{netip.AddrPortFrom(tracktest.ServerAddr, tracktest.PolitePort), 5 * time.Second, flow.Well},
+		{netip.AddrPortFrom(tracktest.ServerAddr, tracktest.ServerPort), 5 * time.Second, flow.Reset},
+		{netip.AddrPortFrom(tracktest.ServerAddr, tracktest.ShutPort), 5 * time.Second, flow.Refused},
+		{netip.AddrPortFrom(tracktest.SilentAddr, tracktest.ServerPort), 200 * time.Millisecond, flow.Unanswered},
+	} {
+		if conn := w.Dial(t, c.to, c.wait); conn != nil {
+			_, _ = io.ReadFull(conn, make([]byte, 10))
+			_, _ = conn.Write([]byte("x"))
+			_, _ = conn.Read(make([]byte, 1)) // until the server ended it
+			conn.Close()
+		} else if !c.want.Failed() {
+			t.Fatalf("%s: no answer", c.to)
+		}
+		if got := awaitEnd(t, w, s).Outcome; got != c.want {
+			t.Errorf("the connection to %s ended %s, want %s", c.to, got, c.want)
+		}
+	}
+}
+
+// awaitEnd waits for the end of a connection, and has the kernel look for what is overdue meanwhile.
+func awaitEnd(t *testing.T, w tracktest.World, s *flowlog.Subscription) *flowlog.Ending {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		round, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		all, _, err := s.Next(round)
+		stop()
+		if ctx.Err() != nil {
+			t.Fatalf("it never ended: %v", err)
+		}
+		for _, r := range all {
+			if r.End != nil {
+				return r.End
+			}
+		}
+		if err := conntrack.List(ctx, w.Router, func(conntrack.Conn) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOlderConnectionIsFound(t *testing.T) {
 	w := tracktest.New(t)
 	w.Serve(t)

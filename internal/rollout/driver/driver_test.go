@@ -453,10 +453,22 @@ func TestHealthOfTheCohort(t *testing.T) {
 		"restarted": {func(r *rig, k cluster.Key) { r.pods[k] = Pod{Ready: true, Restarts: 1} }, "restarted: shop/web-"},
 		"no answers": {func(r *rig, k cluster.Key) {
 			for range 10 {
-				r.Ended(k, cluster.Key{}, true)
-				r.Ended(cluster.Key{Namespace: "shop", Name: "db"}, cluster.Key{}, false)
+				r.Ended(k, cluster.Key{}, flow.Unanswered)
+				r.Ended(cluster.Key{Namespace: "shop", Name: "db"}, cluster.Key{}, flow.Well)
 			}
-		}, "100% of the cohort's connections got no answer, 0% of all others"},
+		}, "100% of the cohort's connections failed, 0% of all others"},
+		"resets": {func(r *rig, k cluster.Key) {
+			for range 10 {
+				r.Ended(cluster.Key{}, k, flow.Reset)
+				r.Ended(cluster.Key{Namespace: "shop", Name: "db"}, cluster.Key{}, flow.Well)
+			}
+		}, "100% of the cohort's established connections were reset, 0% of all others"},
+		"resets as ever": {func(r *rig, k cluster.Key) {
+			for range 10 {
+				r.Ended(cluster.Key{}, k, flow.Reset)
+				r.Ended(cluster.Key{Namespace: "shop", Name: "db"}, cluster.Key{}, flow.Reset)
+			}
+		}, ""},
 		"another pod": {func(r *rig, k cluster.Key) {
 			for _, e := range r.base.Endpoints() {
 				if e.Key != k {

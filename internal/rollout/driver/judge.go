@@ -156,13 +156,13 @@ func (d *Driver) saw(r *driven, t flow.Tuple, fared flow.Verdict, live bool, at 
 	return diff
 }
 
-// Ended notes how a TCP connection between two pods ended; failed: nobody answered. The zero Key is no pod.
-func (d *Driver) Ended(from, to cluster.Key, failed bool) {
+// Ended notes how a TCP connection between two pods ended. The zero Key is no pod.
+func (d *Driver) Ended(from, to cluster.Key, how flow.Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range d.all {
 		if r.judge != nil {
-			r.judge.Ended(&r.status.Evidence, from, to, failed)
+			r.judge.Ended(&r.status.Evidence, from, to, how)
 		}
 	}
 }

@@ -143,11 +143,11 @@ func ruleText(d flow.Decision) string {
 	return d.Rule.String()
 }
 
-// Ended adds to the evidence how a TCP connection between two pods ended; failed: nobody answered. The zero Key is no pod.
-func (j *Judge) Ended(e *rollout.Evidence, from, to cluster.Key, failed bool) {
+// Ended adds to the evidence how a TCP connection between two pods ended. The zero Key is no pod.
+func (j *Judge) Ended(e *rollout.Evidence, from, to cluster.Key, how flow.Outcome) {
 	if j.Judged(from) || j.Judged(to) {
-		e.Cohort.Add(failed)
+		e.Cohort.Add(how)
 	} else {
-		e.Rest.Add(failed)
+		e.Rest.Add(how)
 	}
 }

@@ -102,9 +102,9 @@ func ToEvidence(e rollout.Evidence) v1alpha1.RolloutEvidence {
 }
 
 func outcomesOf(o v1alpha1.RolloutOutcomes) rollout.Outcomes {
-	return rollout.Outcomes{Ended: int(o.Ended), Failed: int(o.Failed)}
+	return rollout.Outcomes{Ended: int(o.Ended), Failed: int(o.Failed), Reset: int(o.Reset)}
 }
 
 func toOutcomes(o rollout.Outcomes) v1alpha1.RolloutOutcomes {
-	return v1alpha1.RolloutOutcomes{Ended: int64(o.Ended), Failed: int64(o.Failed)}
+	return v1alpha1.RolloutOutcomes{Ended: int64(o.Ended), Failed: int64(o.Failed), Reset: int64(o.Reset)}
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/manifest"
@@ -133,8 +134,9 @@ func TestStatusIsReadAsItWasWritten(t *testing.T) {
 	s.Evidence.Add(rollout.Finding{Kind: rollout.NewlyDenied, Enforced: true, Live: true, Source: "shop/web", Destination: "shop/db", Port: "5432/tcp",
 		Before: "no policy", After: "shop/web egress", Example: "shop/web-1 -> shop/db-1", Count: 3, First: now, Last: now.Add(time.Second)})
 	s.Evidence.More, s.Evidence.Uncertain = 2, 1
-	s.Evidence.Cohort.Add(true)
-	s.Evidence.Rest.Add(false)
+	s.Evidence.Cohort.Add(flow.Refused)
+	s.Evidence.Cohort.Add(flow.Reset)
+	s.Evidence.Rest.Add(flow.Well)
 	s.Accepted, s.Watched, s.By, s.Reason = []string{"x"}, 1500*time.Millisecond, rollout.ByPerson, "by a person"
 	r = r.With(s, now)
 	r.Lost, r.Nodes, r.Selected, r.Cohort = []string{"DNS of shop/web"}, "2/3", 5, 1
@@ -144,6 +146,18 @@ func TestStatusIsReadAsItWasWritten(t *testing.T) {
 	}
 	if !reflect.DeepEqual(back.Lost, r.Lost) || back.Nodes != "2/3" || back.Selected != 5 || back.Cohort != 1 || back.ResourceVersion != "7" || back.Generation != 3 {
 		t.Errorf("read %+v", back)
+	}
+}
+
+// An agent or controller of an earlier version says nothing of resets.
+func TestEvidenceOfBefore(t *testing.T) {
+	var before v1alpha1.RolloutEvidence
+	if err := json.Unmarshal([]byte(`{"connections":3,"cohort":{"ended":3,"failed":1},"rest":{"ended":2}}`), &before); err != nil {
+		t.Fatal(err)
+	}
+	e := record.EvidenceOf(before)
+	if e.Cohort != (rollout.Outcomes{Ended: 3, Failed: 1}) || e.Rest != (rollout.Outcomes{Ended: 2}) {
+		t.Errorf("read %+v", e)
 	}
 }
 
