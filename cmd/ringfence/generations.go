@@ -168,7 +168,7 @@ func changedSince(store *generation.Store, parent generation.ID, policies []*pol
 		switch old := before[ref]; {
 		case old == nil:
 			all = append(all, "+"+ref.String())
-		case generation.Of([]*policy.Policy{old}) != generation.Of([]*policy.Policy{p}):
+		case !generation.Same(old, p):
 			all = append(all, "~"+ref.String())
 		}
 		delete(before, ref)
@@ -183,6 +183,14 @@ func changedSince(store *generation.Store, parent generation.ID, policies []*pol
 // fewChanges is how many changed policies a line of the list names.
 const fewChanges = 4
 
+// firstFew are the first of many names, and how many there are beside.
+func firstFew(names []string) []string {
+	if len(names) <= fewChanges {
+		return names
+	}
+	return append(slices.Clone(names[:fewChanges]), fmt.Sprintf("and %d more", len(names)-fewChanges))
+}
+
 func printGenerations(w io.Writer, views []generationView) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "NUMBER\tID\tMARK\tIN FORCE SINCE\tWHY\tCHANGED")
@@ -192,8 +200,8 @@ func printGenerations(w io.Writer, views []generationView) error {
 			mark = strings.TrimPrefix(mark+", current", ", ")
 		}
 		changes := v.Changes
-		if len(changes) > fewChanges && v.Policies == nil {
-			changes = append(slices.Clone(changes[:fewChanges]), fmt.Sprintf("and %d more", len(v.Changes)-fewChanges))
+		if v.Policies == nil {
+			changes = firstFew(changes)
 		}
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", v.Number, v.ID.Short(), mark, v.Time.Local().Format(time.DateTime), v.Why, strings.Join(changes, ", "))
 	}

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/manifest"
+	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
@@ -74,13 +78,14 @@ func (c *inCluster) notes(candidate string) []string {
 	if c.unread != nil {
 		return []string{"what rollouts have in force does not count: " + c.unread.Error()}
 	}
+	others := c.otherwise()
 	var all []string
 	for _, r := range c.rollouts {
 		if r.Name == candidate {
 			continue
 		}
-		if r.Complete != nil || r.Former != nil {
-			all = append(all, fmt.Sprintf("rollout %s has policies in force that the API says otherwise: they count as it has them", r.Name))
+		if o := others[r.Name]; len(o) > 0 {
+			all = append(all, fmt.Sprintf("rollout %s has in force what the API says otherwise (%s): it counts as the rollout has it", r.Name, strings.Join(firstFew(o), ", ")))
 		}
 		if r.Spec != nil && r.Status.Active() && r.Status.Cohort(r.Spec).Percent > 0 {
 			all = append(all, fmt.Sprintf("rollout %s is under way (%s): its cohort is judged by its candidate, and here as everyone else; --rollout %s has it count for everyone",
@@ -90,20 +95,59 @@ func (c *inCluster) notes(candidate string) []string {
 	return all
 }
 
-// unheeded are the policies among those that are to be applied which stay without effect: a rollout that is complete has its own
-// version of them in force.
-func (c *inCluster) unheeded(applied cluster.Objects) []string {
-	by := map[rollout.Ref]string{}
-	for _, p := range record.Finals(c.rollouts) {
-		for _, r := range p.Change.Touches() {
-			by[r] = p.Name
+// final is what a complete rollout has in force of a policy. If it has removed it, the policy is nil.
+type final struct {
+	rollout string
+	policy  *policy.Policy
+}
+
+// finals are what complete rollouts have in force, the latest of each policy.
+func (c *inCluster) finals() map[rollout.Ref]final {
+	all := map[rollout.Ref]final{}
+	for _, part := range record.Finals(c.rollouts) {
+		for _, p := range part.Change.Policies {
+			all[rollout.RefOf(p)] = final{part.Name, p}
+		}
+		for _, ref := range part.Change.Remove {
+			all[ref] = final{part.Name, nil}
 		}
 	}
+	return all
+}
+
+// otherwise are the policies that the API says otherwise than complete rollouts have them, by the rollout's name.
+func (c *inCluster) otherwise() map[string][]string {
+	api := map[rollout.Ref]*policy.Policy{}
+	for _, p := range c.Objects.Policies {
+		api[rollout.RefOf(p)] = p
+	}
+	all := map[string][]string{}
+	for ref, f := range c.finals() {
+		if !generation.Same(api[ref], f.policy) {
+			all[f.rollout] = append(all[f.rollout], ref.String())
+		}
+	}
+	for _, refs := range all {
+		slices.Sort(refs)
+	}
+	return all
+}
+
+// unheeded are the policies among those that are to be applied which stay without effect: a rollout that is complete has
+// another version of them in force, or none.
+func (c *inCluster) unheeded(applied cluster.Objects) []string {
+	finals := c.finals()
 	var all []string
 	for _, p := range applied.Policies {
-		if name := by[rollout.RefOf(p)]; name != "" {
-			all = append(all, fmt.Sprintf("%s stays without effect as long as rollout %s is there, which is complete and has its version in force", rollout.RefOf(p), name))
+		f, ok := finals[rollout.RefOf(p)]
+		if !ok || generation.Same(f.policy, p) {
+			continue
 		}
+		has := "has its own version in force"
+		if f.policy == nil {
+			has = "has it removed"
+		}
+		all = append(all, fmt.Sprintf("%s stays without effect as long as rollout %s is there, which is complete and %s", rollout.RefOf(p), f.rollout, has))
 	}
 	return all
 }

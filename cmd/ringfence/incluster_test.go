@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +70,7 @@ func TestRolloutsOfAClusterCount(t *testing.T) {
 		"none":         {allowed: true},
 		"under way":    {put: true, allowed: true, note: "rollout unguard is under way (enforce 50%"},
 		"its cohort":   {put: true, candidate: "unguard"},
-		"complete":     {put: true, commands: append(promote, promote...), note: "rollout unguard has policies in force that the API says otherwise"},
+		"complete":     {put: true, commands: append(promote, promote...), note: "rollout unguard has in force what the API says otherwise (ClusterNetworkPolicy guard): it counts as the rollout has it"},
 		"another one":  {put: true, candidate: "lockdown", err: "no such PolicyRollout, but unguard"},
 		"none of that": {candidate: "lockdown", err: "the cluster has no PolicyRollout"},
 	} {
@@ -142,7 +143,45 @@ func TestPlanCountsCompleteRollouts(t *testing.T) {
 	if before, after := reachesDB(sides[0].State), reachesDB(sides[1].State); before || after {
 		t.Errorf("it is allowed before: %v, after: %v", before, after)
 	}
-	if u := there.unheeded(applied.Objects); len(u) != 1 || !strings.HasPrefix(u[0], "ClusterNetworkPolicy guard stays without effect as long as rollout unguard is there") {
+	want := "ClusterNetworkPolicy guard stays without effect as long as rollout unguard is there, which is complete and has it removed"
+	if u := there.unheeded(applied.Objects); len(u) != 1 || u[0] != want {
 		t.Errorf("%q", u)
+	}
+}
+
+// Of policies that a complete rollout has in force only those are spoken of that others say otherwise.
+func TestOnlyWhatDiffersIsSpokenOf(t *testing.T) {
+	spec := func(priority int) string {
+		return fmt.Sprintf("{tier: Admin, priority: %d, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}]}]}", priority)
+	}
+	const head = "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: guard}, spec: "
+	for name, c := range map[string]struct {
+		carried, applied int // priorities; the cluster's own is 1
+		note, unheeded   string
+	}{
+		"all the same":           {1, 1, "", ""},
+		"another is applied":     {1, 2, "", "has its own version in force"},
+		"the cluster's is other": {2, 2, "what the API says otherwise (ClusterNetworkPolicy guard)", ""},
+		"all others":             {2, 1, "what the API says otherwise (ClusterNetworkPolicy guard)", "has its own version in force"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeCluster(t)
+			f.put("{apiVersion: ringfence.dev/v1alpha1, kind: PolicyRollout, metadata: {name: again}, spec: {policies: ["+head+spec(c.carried)+"}], steps: [{enforce: {percent: 100}}]}}",
+				rollout.Promote)
+			there, err := f.api.readCluster(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			bundle := manifest.NewBundle()
+			bundle.Decode("guard.yaml", []byte(head+spec(c.applied)+"}"))
+			for _, x := range []struct {
+				got  []string
+				want string
+			}{{there.notes(""), c.note}, {there.unheeded(bundle.Finish(manifest.Options{}).Objects), c.unheeded}} {
+				if (len(x.got) > 0) != (x.want != "") || !strings.Contains(strings.Join(x.got, "\n"), x.want) {
+					t.Errorf("it says %q, want %q", x.got, x.want)
+				}
+			}
+		})
 	}
 }

@@ -91,6 +91,14 @@ func Of(policies []*policy.Policy) ID {
 	return ID(hex.EncodeToString(h.Sum(nil)[:idBytes]))
 }
 
+// Same reports whether two policies say the same, as far as Of tells. Nil is no policy.
+func Same(a, b *policy.Policy) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return Of([]*policy.Policy{a}) == Of([]*policy.Policy{b})
+}
+
 func sorted(policies []*policy.Policy) []*policy.Policy {
 	all := slices.Clone(policies)
 	slices.SortStableFunc(all, policy.Compare)

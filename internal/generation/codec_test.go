@@ -104,6 +104,20 @@ func TestIDIsWhatPoliciesSay(t *testing.T) {
 	}
 }
 
+// TestSame: nothing is the same as nothing only.
+func TestSame(t *testing.T) {
+	p := func(text string) *policy.Policy { return networkPolicies(t, text)[0] }
+	other := p(strings.Replace(onePolicy, "5432", "5433", 1))
+	for _, c := range []struct {
+		a, b *policy.Policy
+		want bool
+	}{{p(onePolicy), p("# a comment\n" + onePolicy), true}, {p(onePolicy), other, false}, {p(onePolicy), nil, false}, {nil, other, false}, {nil, nil, true}} {
+		if got := Same(c.a, c.b); got != c.want {
+			t.Errorf("%v and %v are the same: %v", c.a, c.b, got)
+		}
+	}
+}
+
 func TestUnknownFieldsAreRefused(t *testing.T) {
 	text, err := encodePolicies(networkPolicies(t, onePolicy))
 	if err != nil {

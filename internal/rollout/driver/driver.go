@@ -298,8 +298,7 @@ func (d *Driver) differs(r *driven) []string {
 	}
 	var all []string
 	for _, p := range r.spec.Policies {
-		own := files[rollout.RefOf(p)]
-		if own == nil || generation.Of([]*policy.Policy{own}) != generation.Of([]*policy.Policy{p}) {
+		if !generation.Same(files[rollout.RefOf(p)], p) {
 			all = append(all, rollout.RefOf(p).String())
 		}
 	}
