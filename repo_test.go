@@ -42,7 +42,7 @@ var mayImport = map[string]string{
 	"internal/source/dir":              "label flow policy cluster manifest wholefile",
 	"internal/wholefile":               "",
 	"internal/generation":              "label flow policy wholefile",
-	"internal/source/kube":             "cluster policy manifest wholefile rollout/record",
+	"internal/source/kube":             "cluster policy manifest service wholefile rollout/record",
 	"internal/inforce":                 "cluster policy",
 	"internal/controller/enforcement":  "cluster inforce source/kube",
 	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch conntrack rollout rollout/judge rollout/record policy netns cni loopback",

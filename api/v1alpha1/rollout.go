@@ -179,8 +179,8 @@ type RolloutAnalysis struct {
 	//
 	// +optional
 	Restarts *RolloutLimit `json:"restarts,omitempty"`
-	// Probes counts connections that pods nearly always want, DNS above all, and that the candidate takes away from a pod
-	// that had them, used or not. By default the first one pauses.
+	// Probes counts connections that pods nearly always want, and that the candidate takes away from a pod that had them,
+	// used or not: DNS and, of pods with a token of an account of their own, the API server. By default the first one pauses.
 	//
 	// +optional
 	Probes *RolloutLimit `json:"probes,omitempty"`

@@ -50,6 +50,7 @@ type Endpoint struct {
 	Node        string       // where it runs, "" if not yet known
 	HostNetwork bool         // it shares its node's addresses, and policy sees the node
 	Ended       bool         // it ran to its end (Succeeded, Failed) and has given its addresses back
+	UsesAPI     bool         // it has a token of an account of its own for the cluster's API; false where nobody asks
 	Ports       []Port
 	Owner       Owner
 	Created     time.Time // decides who owns an address that was given out twice: the newest
@@ -103,6 +104,9 @@ type Objects struct {
 	// PodRanges are the prefixes that pods get their addresses from. An address in one of them that belongs to
 	// nobody is an unknown pod.
 	PodRanges []netip.Prefix
+	// APIServers are where pods get to when they ask for the cluster's API: what is behind the Service default/kubernetes.
+	// No policy speaks of them.
+	APIServers []netip.AddrPort
 }
 
 // State is an immutable snapshot of a cluster. Make one with NewState.
@@ -216,6 +220,9 @@ func (s *State) Policies() []*policy.Policy { return s.objects.Policies }
 // PodRanges returns the prefixes that pods get their addresses from.
 func (s *State) PodRanges() []netip.Prefix { return s.objects.PodRanges }
 
+// APIServers returns where the cluster's API is served.
+func (s *State) APIServers() []netip.AddrPort { return s.objects.APIServers }
+
 // Endpoint returns the pod of that name, or nil.
 func (s *State) Endpoint(k Key) *Endpoint { return s.endpoints[k] }
 
@@ -224,5 +231,6 @@ func (s *State) Objects() Objects {
 	o := s.objects
 	o.Namespaces, o.Nodes, o.Endpoints = slices.Clone(o.Namespaces), slices.Clone(o.Nodes), slices.Clone(o.Endpoints)
 	o.Workloads, o.Policies, o.PodRanges = slices.Clone(o.Workloads), slices.Clone(o.Policies), slices.Clone(o.PodRanges)
+	o.APIServers = slices.Clone(o.APIServers)
 	return o
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -323,7 +324,8 @@ type world struct {
 	nodes      map[string]*cluster.Node
 	policies   map[kube.PolicyKey]*kube.Policy
 	jobs       map[cluster.Key]*cluster.Workload
-	made       *cluster.State // nil if something has changed since
+	servers    []netip.AddrPort // of the API
+	made       *cluster.State   // nil if something has changed since
 }
 
 func newWorld() *world {
@@ -332,10 +334,13 @@ func newWorld() *world {
 }
 
 func (w *world) take(b kube.Batch) {
-	if len(b.Pods)+len(b.Namespaces)+len(b.Nodes)+len(b.Policies)+len(b.CronJobs) == 0 {
+	if len(b.Pods)+len(b.Namespaces)+len(b.Nodes)+len(b.Policies)+len(b.CronJobs) == 0 && !b.APIServersChanged {
 		return
 	}
 	w.made = nil
+	if b.APIServersChanged {
+		w.servers = b.APIServers
+	}
 	merge(w.pods, b.Pods)
 	merge(w.namespaces, b.Namespaces)
 	merge(w.nodes, b.Nodes)
@@ -359,7 +364,7 @@ func (w *world) state(log *slog.Logger) *cluster.State {
 	if w.made != nil {
 		return w.made
 	}
-	var o cluster.Objects
+	o := cluster.Objects{APIServers: w.servers}
 	for _, p := range w.pods {
 		o.Endpoints = append(o.Endpoints, p.Endpoint)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -162,6 +163,29 @@ func TestDrivesByTheAPI(t *testing.T) {
 	a.agent(e)
 	a.until("it is rolled back", func(r record.Record) bool { return r.Status.Phase == rollout.RolledBack })
 	a.until("it is told", func(record.Record) bool { return a.events() == "RolledBack Step Step Step" })
+}
+
+// A candidate that takes the API from a pod which plainly uses it does not pass.
+func TestTheAPIServerIsProbed(t *testing.T) {
+	a := newFakeAPI(t)
+	pods := a.client.CoreV1().Pods("shop")
+	web, err := pods.Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web.Spec.ServiceAccountName = "web"
+	web.Spec.Volumes = []corev1.Volume{{Name: "kube-api-access-x", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}}}
+	if _, err := pods.Update(t.Context(), web, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.1"}}}, Ports: []discoveryv1.EndpointPort{{Port: new(int32(6443))}}}
+	if _, err := a.client.DiscoveryV1().EndpointSlices("default").Create(t.Context(), slice, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a.run(a.options())
+	a.until("it is found", func(r record.Record) bool { return slices.Equal(r.Lost, []string{"API server of shop/web"}) })
 }
 
 // Whatever is refused is as it was, and is tried again; and of each thing that happens there is one Event.

@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
@@ -92,6 +93,15 @@ func (b *Bundle) AddNode(n *corev1.Node) {
 func (b *Bundle) AddService(s *corev1.Service) {
 	o := fromAPI("Service", s)
 	b.takeService(o, s)
+	b.collect(o)
+}
+
+// AddEndpointSlice adds an object of the API, if it says where that is served.
+func (b *Bundle) AddEndpointSlice(s *discoveryv1.EndpointSlice) {
+	o := fromAPI("EndpointSlice", s)
+	if ofAPIServer(o, s.Labels[discoveryv1.LabelServiceName]) {
+		b.takeEndpointSlice(o, s)
+	}
 	b.collect(o)
 }
 

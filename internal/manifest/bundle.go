@@ -32,6 +32,7 @@ type Bundle struct {
 	rollouts   []*rollout.Spec
 	services   []service.Service
 	podRanges  []netip.Prefix
+	apiServers []netip.AddrPort
 	problems   []Problem
 	notices    []Notice
 	ignoring   []Ignoring

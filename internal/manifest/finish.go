@@ -52,6 +52,9 @@ func (b *Bundle) Finish(opts Options) Result {
 	ranges := slices.Clone(b.podRanges)
 	slices.SortFunc(ranges, netip.Prefix.Compare)
 	r.Objects.PodRanges = slices.Compact(ranges)
+	servers := slices.Clone(b.apiServers)
+	slices.SortFunc(servers, netip.AddrPort.Compare)
+	r.Objects.APIServers = slices.Compact(servers)
 	slices.SortFunc(r.Rollouts, func(x, y *rollout.Spec) int { return strings.Compare(x.Name, y.Name) })
 	slices.SortFunc(r.Services, func(x, y service.Service) int { return x.Key.Compare(y.Key) })
 	slices.SortStableFunc(r.Problems, func(x, y Problem) int {

@@ -86,6 +86,9 @@ func dump(t testing.TB, r Result) []byte {
 	if len(state.PodRanges()) > 0 {
 		fmt.Fprintf(&b, "pod ranges %v\n", state.PodRanges())
 	}
+	if len(state.APIServers()) > 0 {
+		fmt.Fprintf(&b, "API servers %v\n", state.APIServers())
+	}
 	for _, w := range state.Workloads() {
 		fmt.Fprintf(&b, "workload %s %s x%d\n", w.Kind, w.Key, w.Replicas)
 	}
@@ -114,6 +117,9 @@ func endpointText(e *cluster.Endpoint) string {
 	}
 	if e.HostNetwork {
 		s += " hostNetwork"
+	}
+	if e.UsesAPI {
+		s += " usesAPI"
 	}
 	if e.Owner.Kind != "" {
 		s += " of " + e.Owner.Kind + "/" + e.Owner.Name

@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
@@ -34,12 +35,13 @@ const (
 	clusterVersion = "policy.networking.k8s.io/v1alpha2"
 )
 
-// kinds are the kinds that can change a verdict. All others are counted.
+// kinds are the kinds that can change a verdict, or what rollouts ask for verdicts on. All others are counted.
 var kinds = map[string]kindInfo{
 	"Namespace":                  {"v1", false, false, false, reading((*Bundle).takeNamespace)},
 	"Node":                       {"v1", false, false, false, reading((*Bundle).takeNode)},
 	"Pod":                        {"v1", true, false, false, reading((*Bundle).takePod)},
 	"Service":                    {"v1", true, false, false, reading((*Bundle).takeService)},
+	"EndpointSlice":              {"discovery.k8s.io/v1", true, false, false, (*Bundle).readEndpointSlice},
 	"ReplicationController":      {"v1", true, false, false, reading((*Bundle).takeReplicationController)},
 	"Deployment":                 {"apps/v1", true, false, false, reading((*Bundle).takeDeployment)},
 	"ReplicaSet":                 {"apps/v1", true, false, false, reading((*Bundle).takeReplicaSet)},
@@ -57,7 +59,7 @@ var kinds = map[string]kindInfo{
 // readable are the Go types of the kinds above.
 type readable interface {
 	corev1.Namespace | corev1.Node | corev1.Pod | corev1.Service | corev1.ReplicationController |
-		appsv1.Deployment | appsv1.ReplicaSet | appsv1.StatefulSet | appsv1.DaemonSet | batchv1.Job | batchv1.CronJob |
+		appsv1.Deployment | appsv1.ReplicaSet | appsv1.StatefulSet | appsv1.DaemonSet | batchv1.Job | batchv1.CronJob | discoveryv1.EndpointSlice |
 		networkingv1.NetworkPolicy | v1alpha2.ClusterNetworkPolicy | v1alpha1.AdminNetworkPolicy | v1alpha1.BaselineAdminNetworkPolicy
 }
 

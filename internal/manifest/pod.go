@@ -73,7 +73,7 @@ func (o *object) podAddresses(pod *corev1.Pod) []netip.Addr {
 // server would refuse the object, and a pod with half its labels is worse than none.
 func (o *object) endpoint(base string, meta *metav1.ObjectMeta, spec *corev1.PodSpec) *cluster.Endpoint {
 	e := &cluster.Endpoint{Key: o.Key, Labels: o.labels(under(base, "metadata.labels"), meta.Labels),
-		Node: spec.NodeName, HostNetwork: spec.HostNetwork, File: o.File, Line: o.Line}
+		Node: spec.NodeName, HostNetwork: spec.HostNetwork, UsesAPI: usesAPI(spec, meta.UID != ""), File: o.File, Line: o.Line}
 	path := under(base, "spec")
 	for i, c := range spec.Containers {
 		e.Ports = append(e.Ports, o.containerPorts(document.At(path+".containers", i), c.Ports)...)

@@ -36,7 +36,7 @@ func (c Change) Workloads(s *cluster.State) []string {
 
 // Probe is a connection that a pod nearly always wants.
 type Probe struct {
-	What  string // "DNS"
+	What  string // "DNS" or "API server"
 	Pod   *cluster.Endpoint
 	Tuple flow.Tuple
 }
@@ -45,27 +45,42 @@ type Probe struct {
 func (p Probe) String() string { return p.What + " of " + Workload(p.Pod) }
 
 // The cluster's DNS servers, by the namespace and labels that clusters give them.
-const dnsNamespace = "kube-system"
+const (
+	dnsNamespace = "kube-system"
+	dnsPort      = 53
+)
 
 var dnsLabels, _ = label.MatchLabels(map[string]string{"k8s-app": "kube-dns"})
 
-// Probes are the connections that the pods which c selects want whatever they are for: to a DNS server, by way of its
-// Service. The node's health checks are not among them, as no policy can deny these.
+// Probes are the connections that the pods which c selects want whatever they are for, by way of a Service: to the DNS
+// servers and, of those that have a token of an account of their own, to the API servers. The node's health checks are not
+// among them, as no policy can deny these.
 func Probes(s *cluster.State, c Change) []Probe {
-	var servers []netip.Addr
+	var names []netip.AddrPort
 	for _, e := range s.Endpoints() {
 		if e.Namespace == dnsNamespace && dnsLabels.Matches(e.Labels) {
-			servers = append(servers, e.Addresses...)
+			for _, a := range e.Addresses {
+				names = append(names, netip.AddrPortFrom(a, dnsPort))
+			}
 		}
 	}
 	var all []Probe
 	for _, e := range c.Selected(s) {
-		for _, own := range e.Addresses {
-			for _, server := range servers {
-				if own.Is4() == server.Is4() && own != server {
-					all = append(all, Probe{What: "DNS", Pod: e, Tuple: flow.Tuple{Source: own, Destination: server,
-						Protocol: flow.UDP, Port: 53, Translated: true}})
-				}
+		all = append(all, probesOf(e, "DNS", flow.UDP, names)...)
+		if e.UsesAPI {
+			all = append(all, probesOf(e, "API server", flow.TCP, s.APIServers())...)
+		}
+	}
+	return all
+}
+
+func probesOf(e *cluster.Endpoint, what string, p flow.Protocol, servers []netip.AddrPort) []Probe {
+	var all []Probe
+	for _, own := range e.Addresses {
+		for _, server := range servers {
+			if own.Is4() == server.Addr().Is4() && own != server.Addr() {
+				all = append(all, Probe{What: what, Pod: e, Tuple: flow.Tuple{Source: own, Destination: server.Addr(),
+					Protocol: p, Port: server.Port(), Translated: true}})
 			}
 		}
 	}

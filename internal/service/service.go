@@ -20,6 +20,9 @@ import (
 	"github.com/ringfence-project/ringfence/internal/label"
 )
 
+// APIServer is the Service by which pods ask for the cluster's API.
+var APIServer = cluster.Key{Namespace: "default", Name: "kubernetes"}
+
 // Kind is how a Service is reached. The zero value is a cluster address.
 type Kind uint8
 

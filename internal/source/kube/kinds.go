@@ -8,11 +8,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -21,6 +23,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
+	"github.com/ringfence-project/ringfence/internal/service"
 )
 
 // definitions are where the API keeps the definitions of kinds.
@@ -59,9 +62,28 @@ func (s *Source) allKinds() []*kind {
 	if s.options.Health {
 		jobs := newKind(s, "cronjobs", c, c.BatchV1().CronJobs(""))
 		jobs.trim, jobs.set, jobs.drop = trimCronJob, s.setCronJob, s.dropCronJob
-		all = append(all, jobs)
+		servers := newKind(s, "endpointslices", c, ofAPIServers{c.DiscoveryV1().EndpointSlices(service.APIServer.Namespace)})
+		servers.trim, servers.set, servers.drop = trimEndpointSlice, s.setEndpointSlice, s.dropEndpointSlice
+		all = append(all, jobs, servers)
 	}
 	return all
+}
+
+// ofAPIServers lists and watches those EndpointSlices which say where the API is served.
+type ofAPIServers struct {
+	listWatcher[*discoveryv1.EndpointSliceList]
+}
+
+var apiServerLabel = labels.Set{discoveryv1.LabelServiceName: service.APIServer.Name}.String()
+
+func (s ofAPIServers) List(ctx context.Context, o metav1.ListOptions) (*discoveryv1.EndpointSliceList, error) {
+	o.LabelSelector = apiServerLabel
+	return s.listWatcher.List(ctx, o)
+}
+
+func (s ofAPIServers) Watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	o.LabelSelector = apiServerLabel
+	return s.listWatcher.Watch(ctx, o)
 }
 
 // definedKind is a kind whose definition may come and go.
@@ -141,6 +163,8 @@ func (s *Source) trimPod(o any) any {
 	if s.options.Health {
 		t.Status.Conditions, t.Status.ContainerStatuses = p.Status.Conditions, p.Status.ContainerStatuses
 		t.Status.InitContainerStatuses = p.Status.InitContainerStatuses
+		t.Spec.ServiceAccountName = p.Spec.ServiceAccountName
+		t.Spec.Volumes = slices.DeleteFunc(slices.Clone(p.Spec.Volumes), func(v corev1.Volume) bool { return !manifest.IsAPIToken(v) })
 	}
 	return t
 }
@@ -190,6 +214,13 @@ func started(p *corev1.Pod) time.Time {
 func trimNamespace(o any) any {
 	if n, ok := o.(*corev1.Namespace); ok {
 		return &corev1.Namespace{ObjectMeta: metaOf(&n.ObjectMeta)}
+	}
+	return o
+}
+
+func trimEndpointSlice(o any) any {
+	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+		s.ManagedFields = nil
 	}
 	return o
 }
@@ -251,7 +282,7 @@ func (p *Pod) same(o *Pod) bool {
 	}
 	a, b := p.Endpoint, o.Endpoint
 	return p.UID == o.UID && p.Terminating == o.Terminating && p.Health == o.Health && p.Started.Equal(o.Started) && a.Labels == b.Labels && a.Node == b.Node &&
-		a.HostNetwork == b.HostNetwork && a.Ended == b.Ended && a.Owner == b.Owner && a.Created.Equal(b.Created) &&
+		a.HostNetwork == b.HostNetwork && a.Ended == b.Ended && a.UsesAPI == b.UsesAPI && a.Owner == b.Owner && a.Created.Equal(b.Created) &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
@@ -321,6 +352,31 @@ func (s *Source) dropNode(name string) {
 		delete(s.nodeUIDs, name)
 		delete(s.nodeBoots, name)
 		s.setNodeRanges(name, nil)
+	})
+}
+
+func (s *Source) setEndpointSlice(o any) {
+	slice, ok := o.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return
+	}
+	b := manifest.NewBundle()
+	b.AddEndpointSlice(slice)
+	r := b.Finish(manifest.Options{})
+	key := slice.Namespace + "/" + slice.Name
+	s.tell("EndpointSlice "+key, r.Problems)
+	s.setServers(key, r.Objects.APIServers)
+}
+
+func (s *Source) dropEndpointSlice(key string) {
+	s.tell("EndpointSlice "+key, nil)
+	s.setServers(key, nil)
+}
+
+func (s *Source) setServers(object string, servers []netip.AddrPort) {
+	s.change(func(b *Batch) {
+		s.servers[object] = servers
+		b.APIServersChanged = true
 	})
 }
 

@@ -40,8 +40,8 @@ type Options struct {
 	// Retry is how long a failed request waits for the next one at first; it grows to thirty times as much. 0 is a
 	// second.
 	Retry time.Duration
-	// Health: pods' health is followed too, each change of which is a change of the pod; and CronJobs, whose pods are not
-	// there most of the time.
+	// Health: what rollouts are judged by is followed too: pods' health, each change of which is a change of the pod, and
+	// whether they use the API; where that is served; and CronJobs, whose pods are not there most of the time.
 	Health bool
 }
 
@@ -87,6 +87,9 @@ type Batch struct {
 	Ranges     []netip.Prefix // all prefixes that pods get their addresses from; only where RangesChanged
 	// RangesChanged: Ranges are other ones than before.
 	RangesChanged bool
+	// APIServers are where the API is served; only where APIServersChanged.
+	APIServers        []netip.AddrPort
+	APIServersChanged bool
 	// Observed says, by kind of policy ("networkpolicies", "clusternetworkpolicies"), up to which resource version of the
 	// API everything is in this batch or in earlier ones; only where that changed.
 	Observed map[string]string
@@ -113,6 +116,7 @@ type Source struct {
 	waiting    int // kinds whose first list has not come
 	ranges     map[string][]netip.Prefix
 	nodeRanges map[string][]netip.Prefix
+	servers    map[string][]netip.AddrPort // of the API, by EndpointSlice
 	nodeUIDs   map[string]string
 	nodeBoots  map[string]string
 	conditions conditions
@@ -129,7 +133,7 @@ func New(o Options) *Source {
 		o.Retry = time.Second
 	}
 	s := &Source{options: o, changed: make(chan struct{}, 1), synced: make(chan struct{}), batch: newBatch(), ranges: map[string][]netip.Prefix{},
-		nodeRanges: map[string][]netip.Prefix{}, nodeUIDs: map[string]string{}, nodeBoots: map[string]string{}, conditions: conditions{changed: make(chan struct{}, 1)},
+		nodeRanges: map[string][]netip.Prefix{}, servers: map[string][]netip.AddrPort{}, nodeUIDs: map[string]string{}, nodeBoots: map[string]string{}, conditions: conditions{changed: make(chan struct{}, 1)},
 		pods: map[cluster.Key]*Pod{}, nodes: map[string]*cluster.Node{},
 		policies: map[string]map[PolicyKey]*Policy{"NetworkPolicy": {}, "ClusterNetworkPolicy": {}}}
 	s.setRanges("options", o.Ranges)
@@ -161,7 +165,10 @@ func (s *Source) Take() (Batch, bool) {
 	}
 	b := s.batch
 	if b.RangesChanged {
-		b.Ranges = s.allRanges()
+		b.Ranges = allOf(s.ranges, netip.Prefix.Compare)
+	}
+	if b.APIServersChanged {
+		b.APIServers = allOf(s.servers, netip.AddrPort.Compare)
 	}
 	s.batch = newBatch()
 	return b, true
@@ -253,11 +260,12 @@ func (s *Source) setRanges(object string, ranges []netip.Prefix) {
 	s.batch.RangesChanged = true
 }
 
-func (s *Source) allRanges() []netip.Prefix {
-	var all []netip.Prefix
-	for _, r := range s.ranges {
-		all = append(all, r...)
+// allOf is what all objects say together, sorted, each once.
+func allOf[T comparable](by map[string][]T, compare func(a, b T) int) []T {
+	var all []T
+	for _, list := range by {
+		all = append(all, list...)
 	}
-	slices.SortFunc(all, netip.Prefix.Compare)
+	slices.SortFunc(all, compare)
 	return slices.Compact(all)
 }

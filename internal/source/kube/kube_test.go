@@ -16,6 +16,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -131,6 +132,9 @@ func (w *world) take() {
 	maps.Copy(w.have.Observed, b.Observed)
 	if b.RangesChanged {
 		w.have.Ranges = b.Ranges
+	}
+	if b.APIServersChanged {
+		w.have.APIServers = b.APIServers
 	}
 }
 
@@ -552,6 +556,36 @@ func TestCronJobsAreFollowed(t *testing.T) {
 	w.must(w.client.BatchV1().CronJobs("shop").Update(t.Context(), &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "backup"},
 		Spec: batchv1.CronJobSpec{Suspend: &yes}}, metav1.UpdateOptions{}))
 	w.until("it is suspended", func() bool { return w.have.CronJobs[backup] == nil })
+}
+
+func TestWhereTheAPIIsServedAndWhoAsks(t *testing.T) {
+	slice := func(namespace, service string, addresses ...string) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: service, Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+			Endpoints: []discoveryv1.Endpoint{{Addresses: addresses}}, Ports: []discoveryv1.EndpointPort{{Port: new(int32(6443))}}}
+	}
+	asks := pod("web", "10.1.0.1")
+	asks.Spec.ServiceAccountName = "web"
+	asks.Spec.Volumes = []corev1.Volume{{Name: "data"}, {Name: "kube-api-access-x", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}}}
+	w := newWorld(t, asks, slice("default", "kubernetes", "192.0.2.1", "192.0.2.2"), slice("default", "other", "192.0.2.3"), slice("shop", "kubernetes", "192.0.2.4"))
+	w.run()
+	at := func(address string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(address), 6443) }
+	w.until("both are known", func() bool {
+		return slices.Equal(w.have.APIServers, []netip.AddrPort{at("192.0.2.1"), at("192.0.2.2")}) && w.have.Pods[web] != nil && w.have.Pods[web].UsesAPI
+	})
+	if vague := w.source.trimPod(asks).(*corev1.Pod); len(vague.Spec.Volumes) != 1 {
+		t.Errorf("kept of its volumes is %+v", vague.Spec.Volumes)
+	}
+	w.awaitWatch("endpointslices")
+	w.must(w.client.DiscoveryV1().EndpointSlices("default").Update(t.Context(), slice("default", "kubernetes", "192.0.2.9"), metav1.UpdateOptions{}))
+	w.until("it moved", func() bool { return slices.Equal(w.have.APIServers, []netip.AddrPort{at("192.0.2.9")}) })
+	w.must(nil, w.client.DiscoveryV1().EndpointSlices("default").Delete(t.Context(), "kubernetes", metav1.DeleteOptions{}))
+	w.until("it is gone", func() bool { return len(w.have.APIServers) == 0 })
+
+	agents := New(Options{Client: w.client, Dynamic: w.wide})
+	if p := agents.trimPod(asks).(*corev1.Pod); p.Spec.Volumes != nil || p.Spec.ServiceAccountName != "" {
+		t.Errorf("an agent keeps %+v", p.Spec)
+	}
 }
 
 func TestHealthOfPods(t *testing.T) {
