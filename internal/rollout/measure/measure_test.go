@@ -49,7 +49,16 @@ func TestAnswers(t *testing.T) {
 		"no values":    {200, `{"status":"success","data":{"resultType":"vector","result":[{}]}}`, nil, "no answer to a query"},
 		"no number":    {200, vector("many"), nil, "no answer to a query"},
 		"large":        {200, vector(strings.Repeat("1", 2<<20)), nil, "larger than 1 MiB"},
-		"long error":   {400, `{"status":"error","errorType":"execution","error":"` + strings.Repeat("x", 5000) + `"}`, nil, "the server says execution: xxx"},
+		// What Prometheus 2.42 said.
+		"a gauge":     {200, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"test_errors","instance":"127.0.0.1:19191","job":"test"},"value":[1795357074.430,"0"]}]}}`, []float64{0}, ""},
+		"two targets": {200, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","instance":"127.0.0.1:19090","job":"self"},"value":[1795357075.458,"1"]},{"metric":{"__name__":"up","instance":"127.0.0.1:19191","job":"test"},"value":[1795357075.458,"1"]}]}}`, []float64{1, 1}, ""},
+		"a scalar":    {200, `{"status":"success","data":{"resultType":"scalar","result":[1795357074.831,"0"]}}`, []float64{0}, ""},
+		"divided":     {200, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1795357075.412,"+Inf"]}]}}`, []float64{math.Inf(1)}, ""},
+		"a matrix":    {200, `{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"test_errors","instance":"127.0.0.1:19191","job":"test"},"values":[[1795357072.857,"0"],[1795357073.857,"0"]]}]}}`, nil, "the answer is a matrix"},
+		"a string":    {200, `{"status":"success","data":{"resultType":"string","result":[1795357074.946,"text"]}}`, nil, "the answer is a string"},
+		"no query":    {400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\": 1:6: parse error: unclosed left parenthesis"}`, nil, `the server says bad_data: invalid parameter "query": 1:6: parse error: unclosed left parenthesis`},
+		"many":        {422, `{"status":"error","errorType":"execution","error":"found duplicate series for the match group {}; matching labels must be unique on one side"}`, nil, "the server says execution: found duplicate series"},
+		"long error":  {400, `{"status":"error","errorType":"execution","error":"` + strings.Repeat("x", 5000) + `"}`, nil, "the server says execution: xxx"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
