@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringfence-project/ringfence/internal/engine"
+	"github.com/ringfence-project/ringfence/internal/loopback"
 )
 
 // metrics are what Prometheus is told.
@@ -33,6 +34,11 @@ func newMetrics(a *Agent) *metrics {
 	}
 	m.registry.MustRegister(m.apply, m.enforced, m.lost, m.failures, a.denials.denied, collector{a})
 	return m
+}
+
+// Metrics are those that an agent tells Prometheus.
+func Metrics() []*prometheus.Desc {
+	return loopback.Describe(newMetrics(&Agent{denials: newDenials(Options{}, nil)}).registry)
 }
 
 func (m *metrics) observe(what string, took time.Duration) {

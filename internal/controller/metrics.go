@@ -3,6 +3,7 @@ package controller
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ringfence-project/ringfence/internal/loopback"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
@@ -35,6 +36,9 @@ func newMetrics() *metrics {
 	m.registry.MustRegister(m.leader, m.phase, m.step, m.findings, m.conditions, m.writes)
 	return m
 }
+
+// Metrics are those that a controller tells Prometheus.
+func Metrics() []*prometheus.Desc { return loopback.Describe(newMetrics().registry) }
 
 // show says how the rollouts are.
 func (m *metrics) show(all []record.Record, conditions []kube.Condition) {

@@ -15,6 +15,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// Describe returns what a registry's metrics are, whether or not there are values yet.
+func Describe(r *prometheus.Registry) []*prometheus.Desc {
+	to := make(chan *prometheus.Desc)
+	go func() {
+		defer close(to)
+		r.Describe(to)
+	}()
+	var all []*prometheus.Desc
+	for d := range to {
+		all = append(all, d)
+	}
+	return all
+}
+
 // Mux answers /metrics, /healthz, /readyz and /debug/pprof/. notReady says why the process is not ready, "" if it is.
 func Mux(metrics prometheus.Gatherer, notReady func() string) *http.ServeMux {
 	mux := http.NewServeMux()
