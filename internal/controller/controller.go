@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/loopback"
 )
 
@@ -42,7 +43,9 @@ type Options struct {
 	Namespace string // of the Lease
 	Identity  string // of this process, among all controllers
 	Listen    string // where metrics and health are served, on a loopback address; "" is nowhere
-	Log       *slog.Logger
+	// Nodes selects those that are meant to run an agent; nil is all. Of others nothing is expected.
+	Nodes *label.Selector
+	Log   *slog.Logger
 }
 
 // Controller is a running controller.

@@ -24,6 +24,7 @@ type snapshot struct {
 	pods    map[cluster.Key]*kube.Pod
 	reports map[string]v1alpha1.NodeEnforcementStatus // by node
 	boots   map[string]string                         // the id of each node's present start
+	spared  map[string]bool                           // nodes that are not meant to run an agent
 	// measured returns the newest answers to the queries of a step, which it is named by; it waits for nothing.
 	measured func(step string, queries []rollout.Query) []rollout.Measurement
 }
@@ -164,11 +165,12 @@ func (s *snapshot) health(r record.Record, m *memory) rollout.Health {
 	return h
 }
 
-// where says on which of the nodes that matter a step is in force and watched: those with pods that the change selects.
+// where says on which of the nodes that matter a step is in force and watched: those with pods that the change selects, unless
+// they are not meant to run an agent.
 func (s *snapshot) where(r record.Record, m *memory) (text string, all bool, silent []string) {
 	nodes := map[string]bool{}
 	for _, e := range m.reach.selected {
-		if e.Node != "" && !e.Ended {
+		if e.Node != "" && !e.Ended && !s.spared[e.Node] {
 			nodes[e.Node] = true
 		}
 	}

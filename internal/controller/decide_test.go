@@ -238,6 +238,21 @@ func TestTimeCountsOnlyWhereItIsInForce(t *testing.T) {
 }
 
 // A node that was started anew has nothing in force any more, whatever it said before; nor has one that is not ready.
+// Nobody waits for a node that is not meant to run an agent, also if pods run there that the change selects.
+func TestNodesThatAreSpared(t *testing.T) {
+	d := newDrill(t, written)
+	d.mute["n2"] = true
+	d.pass(3)
+	if s := d.all[0].Status; s.Watched != 0 || d.all[0].Nodes != "1/2, not n2" {
+		t.Fatalf("watched %s on %s", s.Watched, d.all[0].Nodes)
+	}
+	d.s.spared = map[string]bool{"n2": true}
+	d.pass(3)
+	if s := d.all[0].Status; s.Watched == 0 || d.all[0].Nodes != "1/1" {
+		t.Errorf("watched %s on %s", s.Watched, d.all[0].Nodes)
+	}
+}
+
 func TestWhatANodeSaidBefore(t *testing.T) {
 	d := newDrill(t, written)
 	d.pass(3)

@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/controller/enforcement"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/rollout/measure"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
@@ -224,16 +225,26 @@ func (l *leader) showKeeper(now time.Time) {
 	if unheard != "" {
 		return
 	}
+	l.keeper.Look(l.view(reports))
+}
+
+// view is what there is to say how far policies are in force.
+func (l *leader) view(reports map[string]v1alpha1.NodeEnforcementStatus) enforcement.View {
 	boots := l.source.NodeBoots()
 	v := enforcement.View{State: l.world.state(l.log), Policies: maps.Clone(l.world.policies), Reports: reports}
+	spared := l.world.spared(l.options.Nodes)
 	for _, name := range slices.Sorted(maps.Keys(l.world.nodes)) {
+		if spared[name] {
+			continue
+		}
 		v.Nodes = append(v.Nodes, inforce.Node{Name: name, BootID: boots[name]})
 	}
-	l.keeper.Look(v)
+	return v
 }
 
 func (l *leader) snapshot(now time.Time, conditions []kube.Condition) *snapshot {
-	s := &snapshot{now: now, state: l.world.state(l.log), pods: l.world.pods, boots: l.source.NodeBoots(), measured: l.asker.Measured}
+	s := &snapshot{now: now, state: l.world.state(l.log), pods: l.world.pods, boots: l.source.NodeBoots(), measured: l.asker.Measured,
+		spared: l.world.spared(l.options.Nodes)}
 	s.deaf = slices.ContainsFunc(conditions, func(c kube.Condition) bool { return c.Type == kube.Unreachable || c.Type == kube.Forbidden })
 	l.mu.Lock()
 	s.reports = l.reports
@@ -346,6 +357,17 @@ func (w *world) take(b kube.Batch) {
 	merge(w.nodes, b.Nodes)
 	merge(w.policies, b.Policies)
 	merge(w.jobs, b.CronJobs)
+}
+
+// spared are the nodes that are not meant to run an agent. One that is not known is none of them.
+func (w *world) spared(meant *label.Selector) map[string]bool {
+	all := map[string]bool{}
+	for name, n := range w.nodes {
+		if meant != nil && !meant.Matches(n.Labels) {
+			all[name] = true
+		}
+	}
+	return all
 }
 
 func merge[K comparable, V any](into, from map[K]*V) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,8 +24,10 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
+	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/controller/enforcement"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
@@ -222,6 +225,43 @@ func TestConflictsAndRefusals(t *testing.T) {
 	}
 	if s := a.get().Status; s.Phase != rollout.Aborted {
 		t.Errorf("it is %+v", s)
+	}
+}
+
+// Nothing is expected of nodes that are not meant to run an agent, nor are their pods counted.
+func TestNodesThatAreNotMeant(t *testing.T) {
+	a := newFakeAPI(t)
+	for name, c := range map[string]struct {
+		nodes, meant, spared string
+	}{
+		"all":           {"", "n1 n2 n3", ""},
+		"some":          {"os=linux", "n1 n2", "n3"},
+		"without value": {"os=linux,worker=", "n2", "n1 n3"},
+		"none":          {"os=other", "", "n1 n2 n3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := a.options()
+			if c.nodes != "" {
+				s, err := label.Parse(c.nodes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.Nodes = &s
+			}
+			l := newLeader(o, newMetrics())
+			l.world.take(kube.Batch{Nodes: map[string]*cluster.Node{
+				"n1": {Name: "n1", Labels: label.MustSet(map[string]string{"os": "linux"})},
+				"n2": {Name: "n2", Labels: label.MustSet(map[string]string{"os": "linux", "worker": ""})},
+				"n3": {Name: "n3", Labels: label.MustSet(map[string]string{"os": "windows"})}}})
+			var meant []string
+			for _, n := range l.view(nil).Nodes {
+				meant = append(meant, n.Name)
+			}
+			spared := slices.Sorted(maps.Keys(l.snapshot(time.Now(), nil).spared))
+			if got := strings.Join(meant, " "); got != c.meant || strings.Join(spared, " ") != c.spared {
+				t.Errorf("it expects something of %q, and spares %q", got, spared)
+			}
+		})
 	}
 }
 

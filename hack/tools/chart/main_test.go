@@ -143,6 +143,25 @@ func TestNobodyIsAlertedOfWhatIsNotInstalled(t *testing.T) {
 	}
 }
 
+// The controller expects something of the nodes that agents run on, and of no others.
+func TestTheControllerExpectsTheSameNodes(t *testing.T) {
+	for want, selector := range map[string]values{
+		"--nodes=kubernetes.io/os=linux":                                        {},
+		"--nodes=kubernetes.io/os=linux,node-role.kubernetes.io/fenced=,pool=a": {"pool": "a", "node-role.kubernetes.io/fenced": ""},
+	} {
+		v := values{"nodeSelector": selector}
+		agents := object[appsv1.DaemonSet](t, "DaemonSet", v).Spec.Template.Spec.NodeSelector
+		args := object[appsv1.Deployment](t, "Deployment", v).Spec.Template.Spec.Containers[0].Args
+		if !slices.Contains(args, want) || len(agents) != strings.Count(want, ",")+1 {
+			t.Errorf("agents run on %v, and the controller's arguments are %q, want %s", agents, args, want)
+		}
+	}
+	v := values{"nodeSelector": values{"kubernetes.io/os": nil}}
+	if args := object[appsv1.Deployment](t, "Deployment", v).Spec.Template.Spec.Containers[0].Args; slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--nodes") }) {
+		t.Errorf("agents run everywhere, and the controller's arguments are %q", args)
+	}
+}
+
 func TestRolesOnlyReadAndReport(t *testing.T) {
 	for _, rule := range object[rbacv1.ClusterRole](t, "ClusterRole", nil).Rules {
 		writes := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v != "list" && v != "watch" && v != "get" })

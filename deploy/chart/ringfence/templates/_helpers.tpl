@@ -19,6 +19,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
+{{- /* A node selector as text: "a=b,c=d". */ -}}
+{{- define "ringfence.nodes" -}}
+{{- $all := list }}
+{{- range $label, $value := . }}
+{{- $all = append $all (printf "%s=%v" $label $value) }}
+{{- end }}
+{{- join "," $all }}
+{{- end }}
+
 {{- define "ringfence.image" -}}
 image: {{ printf "%s:%s" .Values.image.name (.Values.image.tag | default .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
