@@ -68,7 +68,7 @@ type Agent struct {
 	own     map[string]Condition // the agent's own conditions, by type
 	engine  *engine.Engine       // nil until the first lists are complete
 	flows   *flowlog.Log         // nil before that, and while none are kept
-	probed  bool                 // a probe was seen to pass the table
+	proven  map[string]bool      // families of which a probe was seen to pass the table, by name
 	told    map[string]bool
 	inForce bool
 	news    chan struct{} // of one place: what is reported may have changed
@@ -91,7 +91,7 @@ func Run(ctx context.Context, o Options) error {
 func newAgent(o Options, n nodeNet, l locator) *Agent {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs, Memory: o.Memory})
 	a := &Agent{options: o, log: o.Log, net: n, tracking: newTracking(), source: source, feed: newFeed(o.Node, source, l),
-		own: map[string]Condition{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{}),
+		own: map[string]Condition{}, proven: map[string]bool{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{}),
 		recalled: make(chan struct{})}
 	a.denials = newDenials(o, a.feed)
 	a.metrics = newMetrics(a)

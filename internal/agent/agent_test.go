@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +29,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/dataplane"
+	"github.com/ringfence-project/ringfence/internal/dataplane/nft"
 	"github.com/ringfence-project/ringfence/internal/echo"
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
@@ -329,6 +331,73 @@ func TestAgentOffThePathIsNotReady(t *testing.T) {
 	})
 	if a.Status().Ready {
 		t.Error("the agent is ready")
+	}
+}
+
+// Each family has its own switch: what is said of one is nothing that the other proves.
+func TestProbeOfEachFamily(t *testing.T) {
+	for on, off := range map[string]string{"ipv4/ip_forward": "ipv6/conf/all/forwarding", "ipv6/conf/all/forwarding": "ipv4/ip_forward"} {
+		t.Run(on, func(t *testing.T) {
+			t.Parallel() // each waits for what does not come
+			ns, err := netns.New()
+			must(t, err)
+			defer ns.Close()
+			must(t, ns.Do(func() error { return podnet.Sysctl(on+"=1", off+"=0") }))
+			dp, err := nft.New(nft.Options{NetNS: ns.FD()})
+			must(t, err)
+			defer dp.Close()
+			_, err = dp.EnsureClosed(t.Context())
+			must(t, err)
+			for _, f := range families {
+				passes := f.forwarding == "net."+strings.ReplaceAll(on, "/", ".")
+				if err := f.probe(t.Context(), nodeNet{ns}, dp.Probes); (err == nil) != passes {
+					t.Errorf("the probe of %s says %v", f.name, err)
+				} else if err != nil && !strings.Contains(err.Error(), f.forwarding+"=1") {
+					t.Errorf("it does not say what to do: %v", err)
+				}
+			}
+			must(t, podnet.WithHandle(ns, func(h *netlink.Handle) error {
+				if _, err := h.LinkByName(nft.ProbeInterface); err == nil {
+					t.Error("the probe stays plugged in")
+				}
+				return nil
+			}))
+		})
+	}
+}
+
+// A node whose pods have addresses of two families is ready when both are proven, and says which is not.
+func TestAgentWithOneFamilyOffThePath(t *testing.T) {
+	m := newMachine(t, false)
+	must(t, m.node.Do(func() error { return podnet.Sysctl("ipv6/conf/all/forwarding=0") }))
+	o, _ := options(apiNode(m.net.Ranges[0]), apiPod("web", "1", "n1", port("web").Addresses...)) // IPv6 has no range that is known
+	a, stop := m.start(o)
+	defer stop()
+	eventually(t, "it is said", func() bool {
+		return slices.ContainsFunc(a.Status().Conditions, func(c Condition) bool {
+			return c.Type == OffPath && strings.HasPrefix(c.Message, "IPv6: ") && !strings.Contains(c.Message, "IPv4")
+		})
+	})
+	if s := a.Status(); s.Ready || s.Why != "it is not known yet whether IPv6 packets of pods pass the ruleset" {
+		t.Errorf("it is %+v", s)
+	}
+	if r := a.enforcement(); r.Ready {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+func TestFamiliesOfANode(t *testing.T) {
+	v4, v6 := netip.MustParsePrefix("10.244.0.0/24"), netip.MustParsePrefix("fd00:10:244::/64")
+	for want, ranges := range map[string][]netip.Prefix{"[IPv4]": nil, "[IPv4] ": {v4}, "[IPv6]": {v6}, "[IPv4 IPv6]": {v6, v4}} {
+		o, _ := options()
+		o.PodCIDRs = ranges
+		var names []string
+		for _, f := range newAgent(o, nodeNet{}, nil).families() {
+			names = append(names, f.name)
+		}
+		if got := fmt.Sprint(names); got != strings.TrimSpace(want) {
+			t.Errorf("%v: %s", ranges, got)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ const (
 	NotEnforcing = "NotEnforcing"
 	// StartGap: the agent found no closed table when it started, so pods were open until then.
 	StartGap = "StartGap"
-	// OffPath: it is not proved that the packets of pods pass the table.
+	// OffPath: it is not proved that the packets of pods pass the table, of each family that they have.
 	OffPath = "OffPath"
 	// TrackingFull: the kernel tracks as many connections as it can, and drops new ones.
 	TrackingFull = "TrackingFull"

@@ -111,6 +111,18 @@ func (f *feed) count() (placed, waiting int) {
 	return placed, waiting
 }
 
+// families reports of which families the pods of this node have addresses.
+func (f *feed) families() (has [2]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.own {
+		for _, x := range p.pod.Addresses {
+			has[familyOf(x)] = true
+		}
+	}
+	return has
+}
+
 // pod returns what is known of a pod of this node, or nil.
 func (f *feed) pod(k cluster.Key) *kube.Pod {
 	f.mu.Lock()

@@ -33,6 +33,7 @@ func (a *Agent) notReady() string {
 	if missing := a.source.Waiting(); len(missing) > 0 {
 		return "waiting for the first list of " + strings.Join(missing, ", ")
 	}
+	unproven := a.unproven(a.families())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch bad, failing := a.own[NotEnforcing]; {
@@ -40,8 +41,8 @@ func (a *Agent) notReady() string {
 		return bad.String()
 	case !a.inForce:
 		return "no ruleset is in force yet"
-	case !a.probed:
-		return "it is not known yet whether packets of pods pass the ruleset"
+	case unproven != "":
+		return "it is not known yet whether " + unproven + " packets of pods pass the ruleset"
 	}
 	return ""
 }
