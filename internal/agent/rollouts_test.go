@@ -202,6 +202,7 @@ func TestRolloutInAKernel(t *testing.T) {
 	must(t, err)
 	defer open.Close()
 	talk(t, open)
+	m.hasSeen(a, "shop/web -> shop/db") // else it is a new one for a rollout that begins meanwhile
 
 	// audit: the connection that is open and the next one are seen, and nothing is denied
 	h.write("lockdown", closeAll, auditThenDB)
@@ -242,6 +243,19 @@ func TestRolloutInAKernel(t *testing.T) {
 	m.reaches(web, "db")
 	talk(t, open)
 	stop()
+}
+
+// hasSeen waits until a connection is a flow.
+func (m *machine) hasSeen(a *Agent, want string) {
+	m.t.Helper()
+	eventually(m.t, want+" is seen", func() bool {
+		a.mu.Lock()
+		log := a.flows
+		a.mu.Unlock()
+		return log != nil && slices.ContainsFunc(log.Records(flowlog.Query{}), func(r *flowlog.Record) bool {
+			return r.Source.String()+" -> "+r.Destination.String() == want
+		})
+	})
 }
 
 // wouldDeny asks for flows that a candidate would deny, as `ringfence flows --would-deny` does.
