@@ -57,6 +57,12 @@ type Entry struct {
 	// Marked and MarkWhy are when and why Mark was set; zero for Unproven.
 	Marked  time.Time `json:"marked,omitzero"`
 	MarkWhy string    `json:"markWhy,omitempty"`
+	// Rollouts are those that were complete and in it; of two of one rollout, the revision follows an "@".
+	Rollouts []string `json:"rollouts,omitempty"`
+	// ReturnedTo is the entry that a person had returned to then; 0 if nobody had.
+	ReturnedTo uint64 `json:"returnedTo,omitempty"`
+	// NotKept says why the generation itself is not kept; "" if it is.
+	NotKept string `json:"notKept,omitempty"`
 }
 
 // Generation is a set of policies.
@@ -68,6 +74,16 @@ type Generation struct {
 	First    time.Time // when it first came in force
 	Why      string    // why it first did
 }
+
+// Return is that a person had an earlier generation put in force in the stead of what would be.
+type Return struct {
+	Number uint64    `json:"number"` // of the entry that was returned to
+	ID     ID        `json:"id"`
+	Time   time.Time `json:"time"`
+}
+
+// String is for instance "entry 3 (0a1b2c3d)".
+func (r Return) String() string { return fmt.Sprintf("entry %d (%s)", r.Number, r.ID.Short()) }
 
 // History is the entries that are remembered, the oldest first.
 type History []Entry

@@ -3,21 +3,20 @@ package generation
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/policy"
-	"github.com/ringfence-project/ringfence/internal/wholefile"
 )
 
 // Limits bound what a Store keeps. A zero field is its default. What is in force, the last good generation and pinned
@@ -25,42 +24,33 @@ import (
 type Limits struct {
 	Entries     int   // of the history; default 1,000
 	Generations int   // default 200
-	Bytes       int64 // of all generations together; default 256 MiB
+	Bytes       int64 // of all generations together, as they are kept; default 256 MiB
 }
 
 func (l Limits) filled() Limits {
 	return Limits{cmp.Or(l.Entries, 1000), cmp.Or(l.Generations, 200), cmp.Or(l.Bytes, 256<<20)}
 }
 
-// Store keeps generations in a folder of its own: a file for each, named by its ID, and the history. One process at a
-// time writes; any number may read beside it, with a Store of their own. Its methods may be called from any goroutine.
+// Store keeps generations, and the history of when which was in force, in a Place. Any number may read one place; of those
+// that write, each writes over what it has read, or not at all. Its methods may be called from any goroutine.
 type Store struct {
-	folder string
+	place  Place
 	limits Limits
 	mu     sync.Mutex // held by whoever writes
 }
 
-const (
-	historyFile = "history"
-	olderFile   = "history.old" // the one before; it counts where historyFile is gone or damaged
-	format      = 1
-)
+// New returns the store in a place.
+func New(p Place, limits Limits) *Store { return &Store{place: p, limits: limits.filled()} }
 
-// Open opens the store in a folder, which is made if it is not there.
-func Open(folder string, limits Limits) (*Store, error) {
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return nil, fmt.Errorf("generations: %w", err)
-	}
-	return &Store{folder: folder, limits: limits.filled()}, nil
-}
+const format = 1
 
-// ledger is the history's file.
+// ledger is the history's text.
 type ledger struct {
 	Entries History       `json:"entries"`
 	Pins    map[string]ID `json:"pins,omitempty"`
 }
 
-// header is the second line of every file; the first is the sum of all that follows it.
+// header is the second line of every text; the first is the sum of all that follows it.
 type header struct {
 	Format int `json:"format"`
 	// Of a generation:
@@ -70,59 +60,64 @@ type header struct {
 }
 
 // Put notes that policies are in force since at, and keeps them. Where they say what is in force already nothing is
-// noted, and the entry that is there is returned. When Put returns, both are on the disk. An error leaves what was kept
-// before; the history's own damage is no error here, see History.
-func (s *Store) Put(policies []*policy.Policy, at time.Time, why string) (Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l, _, err := s.read()
-	if err != nil {
-		return Entry{}, err
-	}
-	id := Of(policies)
-	last, there := l.Entries.Current()
-	kept := s.check(id) == nil
-	if there && last.ID == id && kept {
-		return last, nil
-	}
-	if !kept {
-		if err := s.keep(id, policies, at, why); err != nil {
-			return Entry{}, err
+// noted, and the entry that is there is returned. When Put returns, both are kept; of one that is too large for the place
+// the entry says that it is not. An error leaves what was kept before; the history's own damage is no error here, see
+// History.
+func (s *Store) Put(ctx context.Context, policies []*policy.Policy, at time.Time, why string) (Entry, error) {
+	return s.arrive(ctx, policies, at, func(last Entry, next *Entry) {
+		if next.Number != last.Number {
+			next.Why = why
 		}
-	}
-	if there && last.ID == id {
-		return last, nil
-	}
-	e := Entry{Number: last.Number + 1, ID: id, Parent: last.ID, Time: at.UTC(), Why: oneLine(why)}
-	l.Entries = append(l.Entries, e)
-	return e, s.write(l)
+	})
+}
+
+// arrive is Put, where describe says the rest of the entry: of next, which is last where the same policies are in force.
+func (s *Store) arrive(ctx context.Context, policies []*policy.Policy, at time.Time, describe func(last Entry, next *Entry)) (Entry, error) {
+	id := Of(policies)
+	var next Entry
+	err := s.update(ctx, func(l *ledger) error {
+		last, there := l.Entries.Current()
+		next = Entry{Number: last.Number + 1, ID: id, Parent: last.ID, Time: at.UTC()}
+		if there && last.ID == id {
+			next = last
+			l.Entries = l.Entries[:len(l.Entries)-1]
+		}
+		describe(last, &next)
+		next.Why = oneLine(next.Why)
+		next.NotKept = ""
+		err := s.keepUnlessKept(ctx, id, policies, at, next.Why)
+		if errors.Is(err, ErrTooLarge) {
+			next.NotKept, err = oneLine(err.Error()), nil
+		}
+		l.Entries = append(l.Entries, next)
+		return err
+	})
+	return next, err
 }
 
 // SetMark says what became of the entry with that number. The error wraps ErrUnknown if it is not remembered.
-func (s *Store) SetMark(number uint64, m Mark, at time.Time, why string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l, _, err := s.read()
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Number == number })
-	if i < 0 {
-		return fmt.Errorf("generations: entry %d: %w", number, ErrUnknown)
-	}
-	e := &l.Entries[i]
-	if e.Mark == m {
+func (s *Store) SetMark(ctx context.Context, number uint64, m Mark, at time.Time, why string) error {
+	return s.update(ctx, func(l *ledger) error {
+		i := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Number == number })
+		if i < 0 {
+			return fmt.Errorf("generations: entry %d: %w", number, ErrUnknown)
+		}
+		l.Entries[i].mark(m, at, why)
 		return nil
+	})
+}
+
+func (e *Entry) mark(m Mark, at time.Time, why string) {
+	if e.Mark != m {
+		e.Mark, e.Marked, e.MarkWhy = m, at.UTC(), oneLine(why)
 	}
-	e.Mark, e.Marked, e.MarkWhy = m, at.UTC(), oneLine(why)
-	return s.write(l)
 }
 
 // Pin keeps a generation for somebody, who is told apart by name, until Unpin or another Pin of that name. The error
 // wraps ErrUnknown if it is not kept.
-func (s *Store) Pin(name string, id ID) error {
-	return s.repin(func(l *ledger) error {
-		if err := s.check(id); err != nil {
+func (s *Store) Pin(ctx context.Context, name string, id ID) error {
+	return s.update(ctx, func(l *ledger) error {
+		if err := s.check(ctx, id); err != nil {
 			return err
 		}
 		l.Pins[name] = id
@@ -131,41 +126,50 @@ func (s *Store) Pin(name string, id ID) error {
 }
 
 // Unpin takes back a Pin; one that is not there is no error.
-func (s *Store) Unpin(name string) error {
-	return s.repin(func(l *ledger) error { delete(l.Pins, name); return nil })
+func (s *Store) Unpin(ctx context.Context, name string) error {
+	return s.update(ctx, func(l *ledger) error { delete(l.Pins, name); return nil })
 }
 
-func (s *Store) repin(change func(*ledger) error) error {
+// tries is how often a change is tried that somebody else comes before.
+const tries = 5
+
+// update changes the history. Where somebody else writes meanwhile, it changes what is there then.
+func (s *Store) update(ctx context.Context, change func(*ledger) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l, _, err := s.read()
-	if err != nil {
-		return err
+	for try := 1; ; try++ {
+		l, texts, damage, err := s.read(ctx)
+		if err != nil {
+			return err
+		}
+		next := ledger{Entries: slices.Clone(l.Entries), Pins: maps.Clone(l.Pins)}
+		if next.Pins == nil {
+			next.Pins = map[string]ID{}
+		}
+		if err := change(&next); err != nil {
+			return err
+		}
+		if damage == nil && reflect.DeepEqual(l.Entries, next.Entries) && maps.Equal(l.Pins, next.Pins) {
+			return nil
+		}
+		if err = s.write(ctx, next, l.used(), texts); !errors.Is(err, ErrConflict) || try == tries {
+			return err
+		}
 	}
-	if l.Pins == nil {
-		l.Pins = map[string]ID{}
-	}
-	if err := change(&l); err != nil {
-		return err
-	}
-	return s.write(l)
 }
 
 // History returns the entries that are remembered. Damage is told by an error that wraps ErrDamaged, beside what could be
 // saved: the history as it was before its last change, or else an entry, without a mark, for each generation. The next
 // Put or SetMark goes on from that.
-func (s *Store) History() (History, error) {
-	l, damage, err := s.read()
+func (s *Store) History(ctx context.Context) (History, error) {
+	l, _, damage, err := s.read(ctx)
 	return l.Entries, errors.Join(damage, err)
 }
 
-// Get returns a generation. The error wraps ErrUnknown if it is not kept, and ErrDamaged if its file is not what was
+// Get returns a generation. The error wraps ErrUnknown if it is not kept, and ErrDamaged if its text is not what was
 // written; then nothing of it is returned, as half of a generation would allow what the whole denies.
-func (s *Store) Get(id ID) (Generation, error) {
-	h, body, err := s.open(s.file(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Generation{}, fmt.Errorf("generation %s: %w", id.Short(), ErrUnknown)
-	}
+func (s *Store) Get(ctx context.Context, id ID) (Generation, error) {
+	h, body, err := s.open(ctx, id)
 	if err != nil {
 		return Generation{}, fmt.Errorf("generation %s: %w", id.Short(), err)
 	}
@@ -174,15 +178,15 @@ func (s *Store) Get(id ID) (Generation, error) {
 		err = fmt.Errorf("it holds other policies than its name says: %w", ErrDamaged)
 	}
 	if err != nil {
-		return Generation{}, fmt.Errorf("generation %s (%s): %w", id.Short(), s.file(id), err)
+		return Generation{}, fmt.Errorf("generation %s (%s): %w", id.Short(), s.place.Where(id), err)
 	}
 	return Generation{ID: id, Policies: policies, First: h.First, Why: h.Why}, nil
 }
 
 // Check reads everything that is kept and returns what is wrong with it, in order.
-func (s *Store) Check() []error {
+func (s *Store) Check(ctx context.Context) []error {
 	var all []error
-	l, damage, err := s.read()
+	l, _, damage, err := s.read(ctx)
 	for _, e := range []error{damage, err} {
 		if e != nil {
 			all = append(all, e)
@@ -190,75 +194,81 @@ func (s *Store) Check() []error {
 	}
 	seen := map[ID]bool{}
 	for _, e := range l.Entries {
-		if seen[e.ID] {
+		if seen[e.ID] || e.NotKept != "" {
 			continue
 		}
 		seen[e.ID] = true
-		if _, err := s.Get(e.ID); err != nil {
+		if _, err := s.Get(ctx, e.ID); err != nil {
 			all = append(all, err)
 		}
 	}
 	return all
 }
 
-const suffix = ".policies"
-
-// file is where a generation is. An ID that is none, for instance one that a person typed, is nowhere.
-func (s *Store) file(id ID) string {
+// open reads a generation's text. An ID that is none, for instance one that a person typed, is not kept.
+func (s *Store) open(ctx context.Context, id ID) (header, []byte, error) {
 	if b, err := hex.DecodeString(string(id)); err != nil || len(b) != idBytes {
-		return filepath.Join(s.folder, "none"+suffix)
+		return header{}, nil, ErrUnknown
 	}
-	return filepath.Join(s.folder, string(id)+suffix)
+	text, err := s.place.Read(ctx, id)
+	if err != nil {
+		return header{}, nil, err
+	}
+	return unpack(text, s.place.Where(id))
 }
 
 // check returns nil if a generation is kept and whole, without reading its policies.
-func (s *Store) check(id ID) error {
-	h, _, err := s.open(s.file(id))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("generation %s: %w", id.Short(), ErrUnknown)
-	case err == nil && h.ID != id:
+func (s *Store) check(ctx context.Context, id ID) error {
+	h, _, err := s.open(ctx, id)
+	if err == nil && h.ID != id {
 		err = ErrDamaged
 	}
-	return err
-}
-
-func (s *Store) keep(id ID, policies []*policy.Policy, at time.Time, why string) error {
-	body, err := encodePolicies(policies)
 	if err != nil {
-		return fmt.Errorf("generation %s: %w", id.Short(), err)
-	}
-	if err := s.save(s.file(id), header{ID: id, First: at.UTC(), Why: oneLine(why)}, body); err != nil {
 		return fmt.Errorf("generation %s: %w", id.Short(), err)
 	}
 	return nil
 }
 
-// save writes a file with its sum.
-func (s *Store) save(path string, h header, body []byte) error {
+// keepUnlessKept keeps a generation that is not kept whole.
+func (s *Store) keepUnlessKept(ctx context.Context, id ID, policies []*policy.Policy, at time.Time, why string) error {
+	if s.check(ctx, id) == nil {
+		return nil
+	}
+	body, err := encodePolicies(policies)
+	if err != nil {
+		return fmt.Errorf("generation %s: %w", id.Short(), err)
+	}
+	text, err := pack(header{ID: id, First: at.UTC(), Why: oneLine(why)}, body)
+	if err != nil {
+		return fmt.Errorf("generation %s: %w", id.Short(), err)
+	}
+	if err := s.place.Write(ctx, id, text); err != nil {
+		return fmt.Errorf("generation %s: %w", id.Short(), err)
+	}
+	return nil
+}
+
+// pack makes a text with its sum.
+func pack(h header, body []byte) ([]byte, error) {
 	h.Format = format
 	head, err := json.Marshal(h)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	text := slices.Concat(head, []byte("\n"), body)
-	return wholefile.Write(path, slices.Concat([]byte(sum(text)), []byte("\n"), text))
+	return slices.Concat([]byte(sum(text)), []byte("\n"), text), nil
 }
 
-// open reads a file and holds it against its sum.
-func (s *Store) open(path string) (header, []byte, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return header{}, nil, err
-	}
+// unpack holds a text against its sum.
+func unpack(data []byte, where string) (header, []byte, error) {
 	first, text, _ := bytes.Cut(data, []byte("\n"))
 	head, body, _ := bytes.Cut(text, []byte("\n"))
 	var h header
 	if string(first) != sum(text) || json.Unmarshal(head, &h) != nil {
-		return h, nil, fmt.Errorf("%s is not what was written: %w", path, ErrDamaged)
+		return h, nil, fmt.Errorf("%s is not what was written: %w", where, ErrDamaged)
 	}
 	if h.Format != format {
-		return h, nil, fmt.Errorf("%s has format %d, of another version of this program", path, h.Format)
+		return h, nil, fmt.Errorf("%s has format %d, of another version of this program", where, h.Format)
 	}
 	return h, body, nil
 }
@@ -270,47 +280,54 @@ func sum(text []byte) string {
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-// read returns the history, and what damage it had to go round. err is that nothing could be read for another reason.
-func (s *Store) read() (l ledger, damage, err error) {
-	for _, name := range []string{historyFile, olderFile} {
-		l, err := s.readLedger(filepath.Join(s.folder, name))
+// read returns the history, its texts, and what damage it had to go round. err is that nothing could be read for another
+// reason.
+func (s *Store) read(ctx context.Context) (l ledger, texts Ledger, damage, err error) {
+	if texts, err = s.place.Ledger(ctx); err != nil {
+		return ledger{}, texts, nil, fmt.Errorf("generations: %w", err)
+	}
+	for _, text := range [][]byte{texts.Newest, texts.Older} {
+		if text == nil {
+			continue
+		}
+		l, err := readLedger(text, s.place.Where(""))
 		switch {
 		case err == nil:
-			return l, damage, nil
+			return l, texts, damage, nil
 		case errors.Is(err, ErrDamaged):
 			damage = errors.Join(damage, fmt.Errorf("generations: %w", err))
-		case !errors.Is(err, fs.ErrNotExist):
-			return ledger{}, damage, fmt.Errorf("generations: %w", err)
+		default:
+			return ledger{}, texts, damage, fmt.Errorf("generations: %w", err)
 		}
 	}
 	if damage == nil {
-		return ledger{}, nil, nil // nothing was written yet
+		return ledger{}, texts, nil, nil // nothing was written yet
 	}
-	l.Entries, err = s.rebuilt()
-	return l, damage, err
+	l.Entries, err = s.rebuilt(ctx)
+	return l, texts, damage, err
 }
 
-func (s *Store) readLedger(path string) (ledger, error) {
-	_, body, err := s.open(path)
+func readLedger(text []byte, where string) (ledger, error) {
+	_, body, err := unpack(text, where)
 	if err != nil {
 		return ledger{}, err
 	}
 	var l ledger
 	if err := json.Unmarshal(body, &l); err != nil {
-		return ledger{}, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)
+		return ledger{}, fmt.Errorf("%s: %w: %w", where, ErrDamaged, err)
 	}
 	return l, nil
 }
 
 // rebuilt is a history made of the generations themselves: each once, when it first came in force.
-func (s *Store) rebuilt() (History, error) {
-	names, err := filepath.Glob(filepath.Join(s.folder, "*"+suffix))
+func (s *Store) rebuilt(ctx context.Context) (History, error) {
+	kept, err := s.place.Kept(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("generations: %w", err)
 	}
 	var all History
-	for _, name := range names {
-		if h, _, err := s.open(name); err == nil {
+	for id := range kept {
+		if h, _, err := s.open(ctx, id); err == nil {
 			all = append(all, Entry{ID: h.ID, Time: h.First, Why: h.Why})
 		}
 	}
@@ -326,33 +343,38 @@ func (s *Store) rebuilt() (History, error) {
 	return all, nil
 }
 
-// write replaces the history, after it forgot what is too much, and then removes the generations that are forgotten. A
-// crash in between leaves files too many, which the next write removes.
-func (s *Store) write(l ledger) error {
-	sizes, err := s.sizes()
+// strayAfter is how long a generation is left alone that no history names: somebody may be about to name it.
+const strayAfter = time.Hour
+
+// write replaces the history that was read, after it forgot what is too much, and then removes the generations that are
+// forgotten: those that were in use before, and what a crash left behind.
+func (s *Store) write(ctx context.Context, l ledger, before map[ID]bool, read Ledger) error {
+	kept, err := s.place.Kept(ctx)
 	if err != nil {
 		return fmt.Errorf("generations: %w", err)
 	}
-	l.Entries = forget(l, sizes, s.limits)
+	l.Entries = forget(l, kept, s.limits)
 	body, err := json.MarshalIndent(l, "", " ")
 	if err != nil {
 		return fmt.Errorf("generations: %w", err)
 	}
-	path := filepath.Join(s.folder, historyFile)
-	if _, _, err := s.open(path); err == nil { // a damaged one does not push out the good one before it
-		if err := os.Rename(path, filepath.Join(s.folder, olderFile)); err != nil {
-			return fmt.Errorf("generations: %w", err)
-		}
+	next := Ledger{Older: read.Older, Version: read.Version}
+	if _, err := readLedger(read.Newest, ""); err == nil { // a damaged one does not push out the good one before it
+		next.Older = read.Newest
 	}
-	if err := s.save(path, header{}, body); err != nil {
+	if next.Newest, err = pack(header{}, body); err != nil {
+		return fmt.Errorf("generations: %w", err)
+	}
+	if err := s.place.WriteLedger(ctx, next); err != nil {
 		return fmt.Errorf("generations: %w", err)
 	}
 	used := l.used()
-	for id := range sizes {
-		if !used[id] {
-			if err := os.Remove(s.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("generations: %w", err)
-			}
+	for id, k := range kept {
+		if used[id] || !before[id] && time.Since(k.Since) < strayAfter {
+			continue
+		}
+		if err := s.place.Remove(ctx, id); err != nil {
+			return fmt.Errorf("generations: %w", err)
 		}
 	}
 	return nil
@@ -369,25 +391,9 @@ func (l *ledger) used() map[ID]bool {
 	return used
 }
 
-// sizes returns the generations that have a file, and its size.
-func (s *Store) sizes() (map[ID]int64, error) {
-	entries, err := os.ReadDir(s.folder)
-	if err != nil {
-		return nil, err
-	}
-	sizes := map[ID]int64{}
-	for _, e := range entries {
-		name, ours := strings.CutSuffix(e.Name(), suffix)
-		if info, err := e.Info(); ours && err == nil {
-			sizes[ID(name)] = info.Size()
-		}
-	}
-	return sizes, nil
-}
-
 // forget returns the entries that stay: the oldest go until the rest is within the limits, but not what is in force, the
 // last good one, and those of pinned generations.
-func forget(l ledger, sizes map[ID]int64, limits Limits) History {
+func forget(l ledger, kept map[ID]Kept, limits Limits) History {
 	keep := map[uint64]bool{}
 	if e, ok := l.Entries.Current(); ok {
 		keep[e.Number] = true
@@ -403,7 +409,7 @@ func forget(l ledger, sizes map[ID]int64, limits Limits) History {
 	var bytes int64
 	for _, e := range l.Entries {
 		if times[e.ID]++; times[e.ID] == 1 {
-			bytes += sizes[e.ID]
+			bytes += kept[e.ID].Size
 		}
 	}
 	left, out := len(l.Entries), History(nil)
@@ -416,7 +422,7 @@ func forget(l ledger, sizes map[ID]int64, limits Limits) History {
 		left--
 		if times[e.ID]--; times[e.ID] == 0 {
 			delete(times, e.ID)
-			bytes -= sizes[e.ID]
+			bytes -= kept[e.ID].Size
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package generation_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/policy"
 )
+
+var ctx = context.Background()
 
 var start = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
@@ -42,7 +45,7 @@ func open(t *testing.T, limits generation.Limits) (*generation.Store, string) {
 
 func put(t *testing.T, s *generation.Store, n, minute int) generation.Entry {
 	t.Helper()
-	e, err := s.Put(policies(n), start.Add(time.Duration(minute)*time.Minute), fmt.Sprintf("edit %d", minute))
+	e, err := s.Put(ctx, policies(n), start.Add(time.Duration(minute)*time.Minute), fmt.Sprintf("edit %d", minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +54,7 @@ func put(t *testing.T, s *generation.Store, n, minute int) generation.Entry {
 
 func history(t *testing.T, s *generation.Store) generation.History {
 	t.Helper()
-	h, err := s.History()
+	h, err := s.History(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,14 +67,14 @@ func TestLifeOfAGeneration(t *testing.T) {
 		t.Fatalf("a new store has %v", h)
 	}
 	first := put(t, s, 1, 0)
-	if err := s.SetMark(first.Number, generation.Good, start, "seen"); err != nil {
+	if err := s.SetMark(ctx, first.Number, generation.Good, start, "seen"); err != nil {
 		t.Fatal(err)
 	}
 	second := put(t, s, 2, 1)
-	if again := put(t, s, 2, 2); again != second {
+	if again := put(t, s, 2, 2); !reflect.DeepEqual(again, second) {
 		t.Errorf("the same policies once more are %+v", again)
 	}
-	if err := s.SetMark(second.Number, generation.Bad, start, "denied\n live traffic"); err != nil {
+	if err := s.SetMark(ctx, second.Number, generation.Bad, start, "denied\n live traffic"); err != nil {
 		t.Fatal(err)
 	}
 	back := put(t, s, 1, 3)
@@ -84,7 +87,7 @@ func TestLifeOfAGeneration(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := history(t, other)
-	if current, _ := h.Current(); len(h) != 3 || current != back {
+	if current, _ := h.Current(); len(h) != 3 || !reflect.DeepEqual(current, back) {
 		t.Errorf("the history is %+v", h)
 	}
 	if good, ok := h.LastGood(); !ok || good.Number != first.Number {
@@ -93,11 +96,11 @@ func TestLifeOfAGeneration(t *testing.T) {
 	if h[1].MarkWhy != "denied live traffic" {
 		t.Errorf("the reason is %q", h[1].MarkWhy)
 	}
-	g, err := other.Get(first.ID)
+	g, err := other.Get(ctx, first.ID)
 	if err != nil || !reflect.DeepEqual(g.Policies, policies(1)) || g.Why != "edit 0" || !g.First.Equal(start) {
 		t.Errorf("got %+v, %v", g, err)
 	}
-	if errs := other.Check(); errs != nil {
+	if errs := other.Check(ctx); errs != nil {
 		t.Errorf("nothing is wrong, but %v", errs)
 	}
 }
@@ -105,7 +108,7 @@ func TestLifeOfAGeneration(t *testing.T) {
 func TestFind(t *testing.T) {
 	s, _ := open(t, generation.Limits{})
 	a, b := put(t, s, 1, 0), put(t, s, 2, 1)
-	if err := s.SetMark(a.Number, generation.Good, start, ""); err != nil {
+	if err := s.SetMark(ctx, a.Number, generation.Good, start, ""); err != nil {
 		t.Fatal(err)
 	}
 	h := history(t, s)
@@ -120,11 +123,11 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for _, id := range []generation.ID{"", "../../etc/passwd", "00000000000000000000000000000000"} {
-		if _, err := s.Get(id); !errors.Is(err, generation.ErrUnknown) {
+		if _, err := s.Get(ctx, id); !errors.Is(err, generation.ErrUnknown) {
 			t.Errorf("get %q: %v", id, err)
 		}
 	}
-	if err := s.SetMark(77, generation.Good, start, ""); !errors.Is(err, generation.ErrUnknown) {
+	if err := s.SetMark(ctx, 77, generation.Good, start, ""); !errors.Is(err, generation.ErrUnknown) {
 		t.Errorf("mark of an unknown entry: %v", err)
 	}
 }
@@ -133,11 +136,11 @@ func TestFind(t *testing.T) {
 func TestLimits(t *testing.T) {
 	s, folder := open(t, generation.Limits{Entries: 10, Generations: 4})
 	good := put(t, s, 1000, 0)
-	if err := s.SetMark(good.Number, generation.Good, start, ""); err != nil {
+	if err := s.SetMark(ctx, good.Number, generation.Good, start, ""); err != nil {
 		t.Fatal(err)
 	}
 	pinned := put(t, s, 1001, 1)
-	if err := s.Pin("a rollout", pinned.ID); err != nil {
+	if err := s.Pin(ctx, "a rollout", pinned.ID); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 30 {
@@ -147,7 +150,7 @@ func TestLimits(t *testing.T) {
 	distinct := map[generation.ID]bool{}
 	for _, e := range h {
 		distinct[e.ID] = true
-		if _, err := s.Get(e.ID); err != nil {
+		if _, err := s.Get(ctx, e.ID); err != nil {
 			t.Error(err)
 		}
 	}
@@ -157,17 +160,17 @@ func TestLimits(t *testing.T) {
 	if files, _ := filepath.Glob(filepath.Join(folder, "*.policies")); len(files) != len(distinct) {
 		t.Errorf("%d files for %d generations", len(files), len(distinct))
 	}
-	if err := s.Unpin("a rollout"); err != nil {
+	if err := s.Unpin(ctx, "a rollout"); err != nil {
 		t.Fatal(err)
 	}
 	put(t, s, 50, 60)
-	if _, err := s.Get(pinned.ID); !errors.Is(err, generation.ErrUnknown) {
+	if _, err := s.Get(ctx, pinned.ID); !errors.Is(err, generation.ErrUnknown) {
 		t.Errorf("it is pinned no more, and yet: %v", err)
 	}
 	small, _ := open(t, generation.Limits{Bytes: 1})
 	put(t, small, 1, 0)
 	put(t, small, 2, 1)
-	if h := history(t, small); len(h) != 1 || small.Check() != nil {
+	if h := history(t, small); len(h) != 1 || small.Check(ctx) != nil {
 		t.Errorf("a byte has room for %+v", h)
 	}
 }
@@ -194,12 +197,12 @@ func TestDamageIsNoticed(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, id := range ids {
-			g, err := s.Get(id)
+			g, err := s.Get(ctx, id)
 			if err == nil && !reflect.DeepEqual(g.Policies, policies(1+i%2)) {
 				rt.Fatalf("%s holds %+v", id, g.Policies)
 			}
 		}
-		h, err := s.History()
+		h, err := s.History(ctx)
 		switch {
 		case err == nil && !reflect.DeepEqual(h, want):
 			rt.Fatalf("the history became %+v", h)
@@ -207,10 +210,10 @@ func TestDamageIsNoticed(t *testing.T) {
 			rt.Fatalf("%v, and the history before is %+v", err, h)
 		}
 		// Going on mends what is in use.
-		if e, err := s.Put(policies(1), start, "again"); err != nil || e.ID != ids[0] {
+		if e, err := s.Put(ctx, policies(1), start, "again"); err != nil || e.ID != ids[0] {
 			rt.Fatalf("put: %+v, %v", e, err)
 		}
-		if _, err := s.Get(ids[0]); err != nil {
+		if _, err := s.Get(ctx, ids[0]); err != nil {
 			rt.Fatal(err)
 		}
 	})
@@ -224,14 +227,14 @@ func TestHistoryIsMadeAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h, err := s.History()
+	h, err := s.History(ctx)
 	if !errors.Is(err, generation.ErrDamaged) || len(h) != 2 || h[0].ID != a.ID || h[1].ID != b.ID || h[1].Parent != a.ID {
 		t.Fatalf("%v, %+v", err, h)
 	}
 	if _, ok := h.LastGood(); ok {
 		t.Error("a generation is good that nobody called so")
 	}
-	if errs := s.Check(); len(errs) == 0 {
+	if errs := s.Check(ctx); len(errs) == 0 {
 		t.Error("the damage is not told")
 	}
 	put(t, s, 3, 2)
@@ -251,10 +254,10 @@ func TestInterrupted(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder, "history.new"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if h := history(t, s); len(h) != 2 || h[1] != b {
+	if h := history(t, s); len(h) != 2 || !reflect.DeepEqual(h[1], b) {
 		t.Fatalf("the history is %+v", h)
 	}
-	if _, err := s.Get(a.ID); err != nil {
+	if _, err := s.Get(ctx, a.ID); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -272,7 +275,7 @@ func TestOtherFormatsAreRefused(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Get(e.ID); err == nil || !strings.Contains(err.Error(), "format 2") {
+	if _, err := s.Get(ctx, e.ID); err == nil || !strings.Contains(err.Error(), "format 2") {
 		t.Errorf("got %v", err)
 	}
 }

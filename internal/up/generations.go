@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,53 +23,30 @@ import (
 	"github.com/ringfence-project/ringfence/internal/wholefile"
 )
 
-// goodAfter is how long a generation has to be in force, while an `up` runs, to be marked good.
-const goodAfter = 10 * time.Minute
-
-// Return is that a person had an earlier generation put in force: the policies of files and rollouts are not, until
-// Resume.
-type Return struct {
-	Number uint64        `json:"number"` // of the entry that was returned to
-	ID     generation.ID `json:"id"`
-	Time   time.Time     `json:"time"`
-}
-
-// String is for instance "entry 3 (0a1b2c3d)".
-func (r Return) String() string { return fmt.Sprintf("entry %d (%s)", r.Number, r.ID.Short()) }
-
-// returnPin keeps what was returned to, however old it gets.
-const returnPin = "returned to"
+// disk is how long files may take, which is as long as it takes.
+var disk = context.Background()
 
 // generations is the part of `up` that keeps every set of policies that is in force for everyone, and returns to one. What
 // a rollout has in force for a cohort is not among it.
 type generations struct {
-	store *generation.Store
-	file  string // of the Return
-	say   func(string, ...any)
+	store    *generation.Store
+	recorder *generation.Recorder
+	file     string // of the Return
+	say      func(string, ...any)
 
 	// steering is held by whoever begins, ends or commands rollouts, so that none is under way while one is returned to.
 	steering sync.Mutex
 
 	mu       sync.Mutex
-	to       *Return
-	policies []*policy.Policy // of to
-	judged   *cluster.State   // the newest state with them
-	judgedBy *Return          // to, when judged was made
-	applied  *Return          // by which what is in force was made
-	changed  chan struct{}    // closed when applied is written, and replaced
-	inForce  []*policy.Policy // for everyone
-	finals   []string         // rollouts that are in it
-	noted    noted
-}
-
-// noted is what was last written to the history.
-type noted struct {
-	policies []*policy.Policy
-	finals   []string
-	to       *Return
-	entry    generation.Entry
-	since    time.Time
-	complain string // the last error that was told
+	to       *generation.Return
+	policies []*policy.Policy   // of to
+	judged   *cluster.State     // the newest state with them
+	judgedBy *generation.Return // to, when judged was made
+	applied  *generation.Return // by which what is in force was made
+	changed  chan struct{}      // closed when applied is written, and replaced
+	inForce  []*policy.Policy   // for everyone
+	finals   []string           // rollouts that are in it
+	complain string             // the last error that was told
 }
 
 func generationsFolder(i runtime.Instance) string { return filepath.Join(i.State, "generations") }
@@ -84,11 +60,11 @@ func openGenerations(i runtime.Instance, say func(string, ...any)) (*generations
 	if err != nil {
 		return nil, err
 	}
-	g := &generations{store: store, file: returnFile(i), say: say, changed: make(chan struct{})}
+	g := &generations{store: store, recorder: generation.NewRecorder(store, "manifests"), file: returnFile(i), say: say, changed: make(chan struct{})}
 	if g.to, err = readReturn(g.file); err != nil || g.to == nil {
 		return g, err
 	}
-	kept, err := store.Get(g.to.ID)
+	kept, err := store.Get(disk, g.to.ID)
 	if err != nil {
 		return nil, fmt.Errorf("policies were returned to %s: %w; without %s the files rule", g.to, err, g.file)
 	}
@@ -96,12 +72,12 @@ func openGenerations(i runtime.Instance, say func(string, ...any)) (*generations
 	return g, nil
 }
 
-func readReturn(file string) (*Return, error) {
+func readReturn(file string) (*generation.Return, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var r Return
+	var r generation.Return
 	if err == nil {
 		err = json.Unmarshal(data, &r)
 	}
@@ -112,7 +88,7 @@ func readReturn(file string) (*Return, error) {
 }
 
 // returned is what was returned to; nil if the files rule.
-func (g *generations) returned() *Return {
+func (g *generations) returned() *generation.Return {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.to
@@ -156,7 +132,7 @@ func (g *generations) enforced(s *cluster.State, policies []*policy.Policy, fina
 }
 
 // wait waits until what was returned to is in force, of nil what the files say, and reports whether it is when ctx ends.
-func (g *generations) wait(ctx context.Context, to *Return) bool {
+func (g *generations) wait(ctx context.Context, to *generation.Return) bool {
 	for {
 		g.mu.Lock()
 		done, changed := g.applied == to, g.changed
@@ -176,57 +152,8 @@ func (g *generations) wait(ctx context.Context, to *Return) bool {
 func (g *generations) note(files string, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := &g.noted
-	if n.complain == "" && n.entry.Number > 0 && slices.Equal(g.inForce, n.policies) && n.to == g.to {
-		return
-	}
-	entry, err := g.store.Put(g.inForce, now, g.why(files))
-	if err != nil {
-		g.tell(err)
-		return
-	}
-	if entry.Number != n.entry.Number {
-		n.since = now
-	}
-	completed := missing(g.finals, n.finals)
-	first := n.entry.Number == 0
-	n.policies, n.finals, n.to, n.entry = g.inForce, g.finals, g.to, entry
-	if len(completed) > 0 && !first {
-		err = g.store.SetMark(entry.Number, generation.Good, now, "rollout "+strings.Join(completed, ", ")+" went through its steps")
-	}
+	_, err := g.recorder.Note(disk, generation.Arrival{Policies: g.inForce, Rollouts: g.finals, Returned: g.to, Changes: files}, now)
 	g.tell(err)
-}
-
-// why says what made that come in force.
-func (g *generations) why(files string) string {
-	n := &g.noted
-	var parts []string
-	switch {
-	case n.to == nil && g.to != nil:
-		parts = append(parts, "returned to "+g.to.String())
-	case n.to != nil && g.to == nil:
-		parts = append(parts, "resumed: the files rule")
-	}
-	if g.to == nil && n.to == nil && n.entry.Number > 0 {
-		for _, name := range missing(g.finals, n.finals) {
-			parts = append(parts, "rollout "+name+" complete")
-		}
-		for _, name := range missing(n.finals, g.finals) {
-			parts = append(parts, "rollout "+name+" no more in force")
-		}
-	}
-	if files != "" {
-		parts = append(parts, files)
-	}
-	if len(parts) == 0 {
-		return "manifests"
-	}
-	return strings.Join(parts, "; ")
-}
-
-// missing are those of list that others does not have.
-func missing(list, others []string) []string {
-	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(others, s) })
 }
 
 // tell tells an error once.
@@ -235,30 +162,22 @@ func (g *generations) tell(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if text != "" && text != g.noted.complain {
+	if text != "" && text != g.complain {
 		g.say("history of generations: %s", text)
 	}
-	g.noted.complain = text
+	g.complain = text
 }
 
 // prove marks what is in force good once it was for long enough.
 func (g *generations) prove(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := &g.noted
-	if n.entry.Number == 0 || n.entry.Mark != generation.Unproven || now.Sub(n.since) < goodAfter {
-		return
-	}
-	err := g.store.SetMark(n.entry.Number, generation.Good, now, fmt.Sprintf("in force for %s", goodAfter))
-	if err == nil {
-		n.entry.Mark = generation.Good
-	}
-	g.tell(err)
+	g.tell(g.recorder.Prove(disk, now))
 }
 
 // keepProving lets time pass until ctx ends.
 func (g *generations) keepProving(ctx context.Context) {
-	tick := time.NewTicker(goodAfter / 60)
+	tick := time.NewTicker(generation.GoodAfter / 60)
 	defer tick.Stop()
 	for {
 		select {
@@ -272,10 +191,10 @@ func (g *generations) keepProving(ctx context.Context) {
 
 // returnTo has an earlier generation put in force for everyone, once it is on disk that it is. Rollouts that are under way
 // end. The caller has the state put in force.
-func (g *generations) returnTo(ref string, rollouts *rollouts, now time.Time) (*Return, error) {
+func (g *generations) returnTo(ref string, rollouts *rollouts, now time.Time) (*generation.Return, error) {
 	g.steering.Lock()
 	defer g.steering.Unlock()
-	history, err := g.store.History()
+	history, err := g.store.History(disk)
 	if err != nil && len(history) == 0 {
 		return nil, err
 	}
@@ -283,7 +202,7 @@ func (g *generations) returnTo(ref string, rollouts *rollouts, now time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	kept, err := g.store.Get(entry.ID)
+	kept, err := g.store.Get(disk, entry.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -297,8 +216,8 @@ func (g *generations) returnTo(ref string, rollouts *rollouts, now time.Time) (*
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	to := &Return{Number: entry.Number, ID: entry.ID, Time: now.UTC()}
-	if err := g.store.Pin(returnPin, to.ID); err != nil {
+	to := &generation.Return{Number: entry.Number, ID: entry.ID, Time: now.UTC()}
+	if err := g.store.Return(disk, *to, now); err != nil {
 		return nil, err
 	}
 	data, err := json.Marshal(to)
@@ -307,9 +226,6 @@ func (g *generations) returnTo(ref string, rollouts *rollouts, now time.Time) (*
 	}
 	if err := wholefile.Write(g.file, append(data, '\n')); err != nil {
 		return nil, err
-	}
-	if current, ok := history.Current(); ok && current.ID != to.ID {
-		g.tell(g.store.SetMark(current.Number, generation.Bad, now, "returned from, to "+to.String()))
 	}
 	g.to, g.policies = to, kept.Policies
 	return to, nil
@@ -326,7 +242,6 @@ func (g *generations) resume() error {
 		return err
 	}
 	g.to, g.policies = nil, nil
-	g.tell(g.store.Unpin(returnPin))
 	return nil
 }
 
@@ -344,12 +259,12 @@ func (u *upRun) returnTo(w http.ResponseWriter, q *http.Request) {
 
 // Steered is what came of a ReturnTo or a Resume.
 type Steered struct {
-	To      *Return `json:"to,omitempty"` // nil: the files rule
-	InForce bool    `json:"inForce"`
+	To      *generation.Return `json:"to,omitempty"` // nil: the files rule
+	InForce bool               `json:"inForce"`
 }
 
 // awaitReturn answers when what a person wants is in force, or that it was not within the time that the person waits.
-func (u *upRun) awaitReturn(w http.ResponseWriter, q *http.Request, to *Return) {
+func (u *upRun) awaitReturn(w http.ResponseWriter, q *http.Request, to *generation.Return) {
 	wait, err := time.ParseDuration(q.URL.Query().Get("wait"))
 	if err != nil {
 		wait = 0
@@ -389,7 +304,7 @@ func (u *upRun) letFilesRule() error {
 
 // ReadGenerations returns which generations were in force in an instance, and what a person returned to, nil if the files
 // rule. The store is to be read only.
-func ReadGenerations(i runtime.Instance) (*generation.Store, generation.History, *Return, error) {
+func ReadGenerations(i runtime.Instance) (*generation.Store, generation.History, *generation.Return, error) {
 	to, err := readReturn(returnFile(i))
 	if err != nil {
 		return nil, nil, nil, err
@@ -401,7 +316,7 @@ func ReadGenerations(i runtime.Instance) (*generation.Store, generation.History,
 	if err != nil {
 		return nil, nil, to, err
 	}
-	history, err := store.History()
+	history, err := store.History(disk)
 	if len(history) > 0 && errors.Is(err, generation.ErrDamaged) {
 		err = nil // what could be saved is shown
 	}

@@ -39,7 +39,7 @@ func TestMarksOfGenerations(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	want := func(texts ...string) {
 		t.Helper()
-		h, err := g.store.History()
+		h, err := g.store.History(t.Context())
 		if err != nil || len(h) != len(texts) {
 			t.Fatalf("%d entries, want %d: %v", len(h), len(texts), err)
 		}
@@ -51,9 +51,9 @@ func TestMarksOfGenerations(t *testing.T) {
 	}
 	g.enforced(nil, isolate(t, "a"), nil)
 	g.note("a.yaml", now)
-	g.prove(now.Add(goodAfter - 1))
+	g.prove(now.Add(generation.GoodAfter - 1))
 	want("a.yaml")
-	g.prove(now.Add(goodAfter))
+	g.prove(now.Add(generation.GoodAfter))
 	want("a.yaml good")
 
 	g.enforced(nil, isolate(t, "b"), []string{"change"})
@@ -65,10 +65,10 @@ func TestMarksOfGenerations(t *testing.T) {
 
 	g = open() // another process, which has not seen it for long
 	g.enforced(nil, isolate(t, "c"), nil)
-	g.note("3 files", now.Add(goodAfter))
-	g.prove(now.Add(goodAfter + time.Second))
+	g.note("3 files", now.Add(generation.GoodAfter))
+	g.prove(now.Add(generation.GoodAfter + time.Second))
 	want("a.yaml good", "rollout change complete good", "rollout change no more in force; c.yaml")
-	if h, err := g.store.History(); err != nil || h[2].Mark != generation.Unproven {
+	if h, err := g.store.History(t.Context()); err != nil || h[2].Mark != generation.Unproven {
 		t.Errorf("marked %q, %v", h[2].Mark, err)
 	}
 	if len(said) > 0 {
@@ -98,7 +98,7 @@ func TestWaitForReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := func(what string, to *Return, is bool) {
+	want := func(what string, to *generation.Return, is bool) {
 		t.Helper()
 		if got := g.wait(now, to); got != is {
 			t.Errorf("%s: in force %t, want %t", what, got, is)
@@ -115,7 +115,7 @@ func TestWaitForReturn(t *testing.T) {
 	rewrite()
 	g.enforced(files, nil, nil)
 	want("the files", nil, true)
-	to := &Return{Number: 1}
+	to := &generation.Return{Number: 1}
 	g.to = to
 	want("before it is made", to, false)
 	s := rewrite()

@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/conntrack"
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/rollout/measure"
@@ -81,7 +82,7 @@ type Rollouts struct {
 	Now    []driver.View `json:"rollouts"`
 	Past   []driver.View `json:"past,omitempty"` // that are no more, the newest first
 	// Returned is what a person returned to: nothing of the rollouts is in force then. Nil if the files and rollouts rule.
-	Returned *Return `json:"returned,omitempty"`
+	Returned *generation.Return `json:"returned,omitempty"`
 }
 
 func (r *rollouts) show(w http.ResponseWriter, _ *http.Request) {

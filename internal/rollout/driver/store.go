@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/wholefile"
 )
+
+// disk is how long files may take, which is as long as it takes.
+var disk = context.Background()
 
 // policies keeps the policies of changes that were complete: a later revision of the rollout is judged beside them, when
 // no manifest has them any more.
@@ -84,12 +88,12 @@ func (p policies) keep(pin string, f *finished) (*storedFinished, error) {
 		return nil, nil
 	}
 	id := generation.Of(f.Policies)
-	if _, err := p.store.Get(id); err != nil {
-		if _, err := p.store.Put(f.Policies, f.At, "rollout "+pin); err != nil {
+	if _, err := p.store.Get(disk, id); err != nil {
+		if _, err := p.store.Put(disk, f.Policies, f.At, "rollout "+pin); err != nil {
 			return nil, err
 		}
 	}
-	if err := p.store.Pin(pin, id); err != nil {
+	if err := p.store.Pin(disk, pin, id); err != nil {
 		return nil, err
 	}
 	return &storedFinished{Policies: id, Remove: f.Remove, Digest: f.Digest, At: f.At}, nil
@@ -99,7 +103,7 @@ func (p policies) take(s *storedFinished) (*finished, error) {
 	if s == nil {
 		return nil, nil
 	}
-	g, err := p.store.Get(s.Policies)
+	g, err := p.store.Get(disk, s.Policies)
 	if err != nil {
 		return nil, err
 	}
