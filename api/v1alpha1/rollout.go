@@ -50,14 +50,14 @@ type PolicyRolloutSpec struct {
 	// name of a policy that exists is its new version.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:MaxItems=1000
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +listType=atomic
 	Policies []runtime.RawExtension `json:"policies,omitempty"`
 	// Remove names policies that are to go.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:MaxItems=1000
 	// +listType=atomic
 	Remove []PolicyReference `json:"remove,omitempty"`
 	// Steps are gone through in order. The last one enforces for all pods. None are an audit of 10 minutes, 10 percent

@@ -509,7 +509,7 @@ const (
 	maxRollouts  = 20
 )
 
-// report is what the API is to know, by name: of rollouts that are under way before those that are over.
+// report is what the API is to know, by name: of rollouts that are under way, and of a return, before those that are over.
 func (r *rollouts) report() []v1alpha1.NodeRollout {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -527,7 +527,7 @@ func (r *rollouts) report() []v1alpha1.NodeRollout {
 		if x.Status.Phase == "" || x.Status.Phase == rollout.Waiting || x.Status.Phase == rollout.Invalid {
 			continue
 		}
-		isOver[name] = x.Status.Over()
+		isOver[name] = x.Status.Over() && x.Returned() == nil
 		all = append(all, r.reportOf(x))
 	}
 	byName := func(a, b v1alpha1.NodeRollout) int { return strings.Compare(a.Name, b.Name) }

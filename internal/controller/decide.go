@@ -68,7 +68,7 @@ func (s *snapshot) move(all []record.Record, i int, m *memory, lost func(record.
 		r.Nodes, r.Selected, r.Cohort = "", 0, 0
 		return r
 	}
-	r = r.With(r.Status.Follow(r.Spec, r.Blocker(all), s.now), s.now)
+	r = r.With(r.Status.Follow(r.Spec, r.WaitsFor(all), s.now), s.now)
 	if !r.Status.Active() {
 		r.Nodes, r.Cohort = s.over(r), 0
 		return r

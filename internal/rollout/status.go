@@ -14,7 +14,7 @@ type Phase string
 
 // The phases.
 const (
-	Waiting     Phase = "Waiting"     // another rollout that is under way touches the same policies
+	Waiting     Phase = "Waiting"     // for instance, another rollout that is under way touches the same policies
 	Progressing Phase = "Progressing" // through its steps
 	Paused      Phase = "Paused"      // what is in force stays so; see Status.By
 	RolledBack  Phase = "RolledBack"  // by the analysis; what was before is in force
@@ -117,10 +117,15 @@ func (s *Status) begin(spec *Spec, step int, now time.Time) {
 	}
 }
 
+// UnderWay says that a rollout waits for another one.
+func UnderWay(name string) string {
+	return fmt.Sprintf("rollout %s is under way with the same policies", name)
+}
+
 // Follow brings a status in step with what the manifest says: nothing if it says the same as before; else the new
 // rollout takes over from its first step, and what was in force of the former one is no more. The zero Status begins a
-// rollout. blockedBy names another rollout that is under way and touches the same policies, "" for none.
-func (s Status) Follow(spec *Spec, blockedBy string, now time.Time) Status {
+// rollout. waitsFor says why it cannot begin yet, "" if it can; see UnderWay.
+func (s Status) Follow(spec *Spec, waitsFor string, now time.Time) Status {
 	s = s.clone()
 	same := s.Digest == spec.Digest && s.Phase != "" && s.Phase != Invalid
 	if same && s.Phase != Waiting {
@@ -129,16 +134,12 @@ func (s Status) Follow(spec *Spec, blockedBy string, now time.Time) Status {
 	if !same && s.Active() {
 		s.note(now, "superseded in step %d: the rollout was edited", s.Step+1)
 	}
-	reason := ""
-	if blockedBy != "" {
-		reason = fmt.Sprintf("rollout %s is under way with the same policies", blockedBy)
-		if same && s.Reason == reason {
-			return s
-		}
+	if waitsFor != "" && same && s.Reason == waitsFor {
+		return s
 	}
 	s = Status{Rollout: spec.Name, Digest: spec.Digest, Revision: s.Revision + 1, Began: now, Events: s.Events}
-	if reason != "" {
-		s.enter(now, Waiting, "", reason)
+	if waitsFor != "" {
+		s.enter(now, Waiting, "", waitsFor)
 		return s
 	}
 	s.begin(spec, 0, now)

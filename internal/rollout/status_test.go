@@ -292,11 +292,11 @@ func TestEditedRolloutBeginsAnew(t *testing.T) {
 
 func TestRolloutWaitsForAnother(t *testing.T) {
 	spec := specOf(rollout.Enforce)
-	s := rollout.Status{}.Follow(spec, "first", start)
+	s := rollout.Status{}.Follow(spec, rollout.UnderWay("first"), start)
 	if s.Phase != rollout.Waiting || !strings.Contains(s.Reason, "rollout first") {
 		t.Fatalf("%s: %s", s.Phase, s.Reason)
 	}
-	if again := s.Follow(spec, "first", start.Add(time.Hour)); !reflect.DeepEqual(s, again) {
+	if again := s.Follow(spec, rollout.UnderWay("first"), start.Add(time.Hour)); !reflect.DeepEqual(s, again) {
 		t.Error("waiting on is an event")
 	}
 	if s = s.Tick(spec, good(), start.Add(time.Hour)); s.Phase != rollout.Waiting {

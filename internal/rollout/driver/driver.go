@@ -162,7 +162,7 @@ func (d *Driver) follow(r *driven, now time.Time) {
 	if r.status.Digest != r.spec.Digest && r.status.Phase == rollout.Complete {
 		r.former = r.own
 	}
-	next := r.status.Follow(r.spec, d.blocker(r), now)
+	next := r.status.Follow(r.spec, d.waitsFor(r), now)
 	if next.Digest != r.status.Digest || next.Phase != r.status.Phase {
 		r.own = nil
 		r.living, r.judge = false, nil
@@ -170,13 +170,13 @@ func (d *Driver) follow(r *driven, now time.Time) {
 	}
 }
 
-// blocker names a rollout that is under way and touches a policy that r touches too.
-func (d *Driver) blocker(r *driven) string {
+// waitsFor says that another rollout is under way and touches a policy that r touches too.
+func (d *Driver) waitsFor(r *driven) string {
 	touched := r.spec.Touches()
 	for _, o := range d.sorted() {
 		if o != r && o.status.Active() && o.spec != nil &&
 			slices.ContainsFunc(o.spec.Touches(), func(p rollout.Ref) bool { return slices.Contains(touched, p) }) {
-			return o.status.Rollout
+			return rollout.UnderWay(o.status.Rollout)
 		}
 	}
 	return ""

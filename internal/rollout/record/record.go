@@ -124,6 +124,9 @@ func (r Record) With(next rollout.Status, now time.Time) Record {
 	case r.Complete == nil && r.Spec != nil && r.Digest == next.Digest:
 		r.Complete = &Finished{Change: r.Spec.Change, Digest: r.Digest, At: now,
 			raw: v1alpha1.RolloutRevision{Policies: r.spec.Policies, Remove: r.spec.Remove, Digest: r.Digest, At: *micro(now)}}
+		if r.returns() != nil {
+			r.Former = nil // a return is whole by itself
+		}
 	}
 	if !next.Active() {
 		r.Lost = nil
@@ -170,16 +173,20 @@ func sortByName(all []Record) {
 	slices.SortFunc(all, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// Blocker names a rollout among all that is under way and touches a policy that r touches too; "" if there is none.
-func (r Record) Blocker(all []Record) string {
-	if r.Spec == nil {
+// WaitsFor says why r cannot begin: another rollout that is under way touches a policy that r touches too, or policies were
+// returned to a generation; "" if it can.
+func (r Record) WaitsFor(all []Record) string {
+	if r.Spec == nil || r.Name == ReturnName {
 		return ""
+	}
+	if to := ReturnedTo(all); to != nil {
+		return fmt.Sprintf("policies were returned to %s; first \"ringfence rollout resume\"", to)
 	}
 	touched := r.Spec.Touches()
 	for _, o := range all {
 		if o.Name != r.Name && o.Status.Active() && o.Spec != nil &&
 			slices.ContainsFunc(o.Spec.Touches(), func(p rollout.Ref) bool { return slices.Contains(touched, p) }) {
-			return o.Name
+			return rollout.UnderWay(o.Name)
 		}
 	}
 	return ""

@@ -242,10 +242,10 @@ func TestBlockerTouchesTheSamePolicies(t *testing.T) {
 	one := read(t, object(t, text))
 	one = one.With(one.Status.Follow(one.Spec, "", now), now)
 	two := read(t, object(t, strings.Replace(text, "name: lockdown", "name: other", 1)))
-	if b := two.Blocker([]record.Record{one, two}); b != "lockdown" {
+	if b := two.WaitsFor([]record.Record{one, two}); b != rollout.UnderWay("lockdown") {
 		t.Errorf("blocked by %q", b)
 	}
-	if b := one.Blocker([]record.Record{one, two}); b != "" {
+	if b := one.WaitsFor([]record.Record{one, two}); b != "" {
 		t.Errorf("blocked by %q, which is not under way", b)
 	}
 }

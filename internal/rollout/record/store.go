@@ -96,13 +96,13 @@ func (r Record) do(ctx context.Context, c dynamic.Interface, command rollout.Com
 	case r.Status.Phase == "":
 		return r, errors.New("no controller has begun it yet")
 	}
-	if command == rollout.Retry {
+	if command == rollout.Retry || command == rollout.Undo && r.Name != ReturnName {
 		all, err := List(ctx, c)
 		if err != nil {
 			return r, err
 		}
-		if other := r.Blocker(all); other != "" {
-			return r, fmt.Errorf("rollout %s is under way with the same policies", other)
+		if why := r.WaitsFor(all); why != "" && (command == rollout.Retry || ReturnedTo(all) != nil) {
+			return r, errors.New(why)
 		}
 	}
 	status, err := r.Status.Do(r.Spec, command, rollout.Health{Lost: r.Lost}, now)
