@@ -49,7 +49,7 @@ var mayImport = map[string]string{
 	"internal/controller/enforcement":  "cluster inforce source/kube",
 	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch conntrack rollout rollout/judge rollout/record policy netns cni loopback",
 	"internal/loopback":                "",
-	"internal/controller":              "label cluster compile rollout rollout/judge rollout/measure rollout/record source/kube inforce loopback controller/enforcement",
+	"internal/controller":              "label policy cluster generation generation/configmaps compile rollout rollout/judge rollout/measure rollout/record source/kube inforce loopback controller/enforcement",
 	"internal/source/git":              "manifest source/dir",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",

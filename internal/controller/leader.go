@@ -47,6 +47,7 @@ type leader struct {
 	asker   *measure.Asker
 	world   *world
 	keeper  *enforcement.Keeper
+	kept    *generations
 	held    map[string]*held
 	told    map[string]bool // conditions that were logged
 
@@ -67,7 +68,7 @@ type held struct {
 
 func newLeader(o Options, m *metrics) *leader {
 	return &leader{options: o, log: o.Log, metrics: m, source: kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Health: true}),
-		asker: measure.New(measure.Options{}), keeper: enforcement.New(o.Dynamic, o.Log), world: newWorld(),
+		asker: measure.New(measure.Options{}), keeper: enforcement.New(o.Dynamic, o.Log), kept: newGenerations(o, m), world: newWorld(),
 		held: map[string]*held{}, told: map[string]bool{}, unheard: "the first list has not come", reported: make(chan struct{}, 1)}
 }
 
@@ -89,6 +90,7 @@ func (l *leader) run(ctx context.Context) {
 	all.Go(func() { _ = l.source.Run(ctx) }) // which ends with ctx only
 	all.Go(func() { l.followReports(ctx) })
 	all.Go(func() { l.keeper.Run(ctx) })
+	all.Go(func() { l.kept.run(ctx) })
 	all.Go(func() { l.drive(ctx) })
 	all.Wait()
 	l.asker.Close()
@@ -187,12 +189,13 @@ func (l *leader) round(ctx context.Context, now time.Time) {
 			all[i] = h.now
 		}
 	}
+	l.kept.look(l.world.policies, all, len(batch.Policies) > 0, now)
 	l.metrics.show(all, conditions)
 }
 
 // conditions are all that is wrong; those that are new are logged.
 func (l *leader) conditions(now time.Time) []kube.Condition {
-	all := l.source.Conditions()
+	all := append(l.source.Conditions(), l.kept.conditions()...)
 	l.mu.Lock()
 	if l.unheard != "" {
 		all = append(all, kube.Condition{Type: kube.Unreachable, Object: inforce.Resource.Resource, Message: l.unheard, Since: now})

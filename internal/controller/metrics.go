@@ -18,6 +18,8 @@ type metrics struct {
 	findings   *prometheus.GaugeVec
 	conditions *prometheus.GaugeVec
 	writes     *prometheus.CounterVec
+	// generations counts what was to be kept.
+	generations *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -32,8 +34,10 @@ func newMetrics() *metrics {
 		conditions: gauges("ringfence_conditions", "Things that are wrong, by type.", "type"),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringfence_rollout_writes_total",
 			Help: "Statuses of rollouts that were written, by result: ok, conflict or error."}, []string{"result"}),
+		generations: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringfence_generation_writes_total",
+			Help: "Generations that came in force and were written down, by result: ok, error or too large."}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.leader, m.phase, m.step, m.findings, m.conditions, m.writes)
+	m.registry.MustRegister(m.leader, m.phase, m.step, m.findings, m.conditions, m.writes, m.generations)
 	return m
 }
 
