@@ -23,7 +23,7 @@ type clusterFlowsFlags struct {
 
 func (f *clusterFlowsFlags) flags(cmd *cobra.Command) {
 	f.apiFlags.flags(cmd)
-	cmd.Flags().StringVar(&f.agents, "agents-namespace", nodes.Namespace, "of a cluster: namespace of the agents")
+	agentsFlag(cmd, &f.agents)
 	cmd.Flags().StringVar(&f.nodes, "nodes", "", "of a cluster: ask only nodes with these labels, like role=worker")
 	cmd.Flags().StringVar(&f.nodeOf, "node-of", "", "of a cluster: ask only the node that this pod runs on: namespace/pod")
 }

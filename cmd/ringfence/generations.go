@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence-project/ringfence/internal/generation"
+	"github.com/ringfence-project/ringfence/internal/generation/configmaps"
 	"github.com/ringfence-project/ringfence/internal/manifest/write"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/rollout"
@@ -30,36 +32,43 @@ type generationView struct {
 }
 
 func newGenerations() *cobra.Command {
-	var flags instanceFlags
+	var flags generationFlags
 	var output string
 	var last int
 	var manifests bool
 	cmd := &cobra.Command{
 		Use:   "generations [REF]",
 		Short: "Show every set of policies that was in force: when, why, and what changed",
-		Long: `Show every set of policies that was in force for everyone in a running instance: when it came in force, why, what became of
-it, and which policies it changed. With REF, show that one with all its policies.
+		Long: `Show every set of policies that was in force for everyone in a running instance or, with --kubeconfig or --context and as
+kubectl's plugin, on a cluster: when it came in force, why, what became of it, and which policies it changed. With REF, show
+that one with all its policies.
 
 REF is a number, an ID or its first digits, "current", or "good" for the last one that is marked good: that was in force for
 ten minutes, or that a rollout led to through all its steps. "ringfence plan generation:REF DIR" compares one with files,
-and "ringfence rollout undo --to REF" returns to it.`,
+and "ringfence rollout undo --to REF" returns to it.
+
+On a cluster it needs the right to get configmaps in the controller's namespace.`,
 		Example: `  ringfence generations
   ringfence generations good
   ringfence generations good --manifests > policies.yaml
-  ringfence plan generation:3 generation:5`,
+  ringfence plan generation:3 generation:5
+  kubectl ringfence generations`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if last < 1 {
 				return fmt.Errorf("--last %d: want 1 or more", last)
 			}
-			i, err := flags.instance()
+			if manifests && len(args) == 0 {
+				return errors.New("--manifests: which generation? Name one: a number, an ID, \"current\" or \"good\"")
+			}
+			k, err := flags.read(cmd)
 			if err != nil {
 				return err
 			}
 			if manifests {
-				return writeGeneration(cmd.OutOrStdout(), i, args)
+				return k.writeManifests(cmd.Context(), cmd.OutOrStdout(), args[0])
 			}
-			views, err := generationViews(i, args, last)
+			views, err := k.views(cmd.Context(), args, last)
 			if err != nil {
 				return err
 			}
@@ -76,34 +85,98 @@ and "ringfence rollout undo --to REF" returns to it.`,
 	return cmd
 }
 
-// generationViews are the last entries, the newest first, or the one that args names.
-func generationViews(i runtime.Instance, args []string, last int) ([]generationView, error) {
-	store, history, _, err := up.ReadGenerations(i)
+// generationFlags say whose generations are meant.
+type generationFlags struct {
+	instanceFlags
+	clusterStatusFlags
+}
+
+func (f *generationFlags) flags(cmd *cobra.Command) {
+	f.instanceFlags.flags(cmd)
+	f.clusterStatusFlags.flags(cmd)
+}
+
+// read reads the history of a running instance, or of a cluster.
+func (f *generationFlags) read(cmd *cobra.Command) (*kept, error) {
+	if !f.wanted(cmd) {
+		i, err := f.instance()
+		if err != nil {
+			return nil, err
+		}
+		return keptByInstance(i)
+	}
+	a, err := f.connect()
 	if err != nil {
 		return nil, err
 	}
-	chosen := history[max(0, len(history)-last):]
+	return a.kept(cmd.Context(), f.agents)
+}
+
+// kept is what generations there are.
+type kept struct {
+	store   *generation.Store
+	history generation.History
+}
+
+func keptByInstance(i runtime.Instance) (*kept, error) {
+	store, history, _, err := up.ReadGenerations(i)
+	return &kept{store, history}, err
+}
+
+// kept reads the history of a cluster.
+func (a *api) kept(ctx context.Context, namespace string) (*kept, error) {
+	k := &kept{store: configmaps.Open(a.client, namespace)}
+	var err error
+	k.history, err = k.store.History(ctx)
+	switch {
+	case len(k.history) > 0 && errors.Is(err, generation.ErrDamaged):
+		return k, nil // what could be saved is shown
+	case err != nil:
+		return nil, err
+	case len(k.history) == 0:
+		return nil, fmt.Errorf("namespace %s of the cluster has no history of generations: the controller that runs there keeps it; --agents-namespace names another one", namespace)
+	}
+	return k, nil
+}
+
+// find returns the entry that a person means, and its generation.
+func (k *kept) find(ctx context.Context, ref string) (generation.Entry, generation.Generation, error) {
+	e, err := k.history.Find(ref)
+	if err != nil {
+		return e, generation.Generation{}, err
+	}
+	g, err := k.store.Get(ctx, e.ID)
+	if err != nil && e.NotKept != "" {
+		err = fmt.Errorf("generation %d: %s", e.Number, e.NotKept)
+	}
+	return e, g, err
+}
+
+// views are the last entries, the newest first, or the one that args names.
+func (k *kept) views(ctx context.Context, args []string, last int) ([]generationView, error) {
+	chosen := k.history[max(0, len(k.history)-last):]
 	if len(args) > 0 {
-		e, err := history.Find(args[0])
+		e, _, err := k.find(ctx, args[0])
 		if err != nil {
 			return nil, err
 		}
 		chosen = generation.History{e}
 	}
+	read := k.reader(ctx)
 	views := []generationView{}
 	for _, e := range slices.Backward(chosen) {
-		v := generationView{Entry: e, Current: e.Number == history[len(history)-1].Number}
-		kept, err := store.Get(e.ID)
-		if err != nil {
+		v := generationView{Entry: e, Current: e.Number == k.history[len(k.history)-1].Number}
+		g, err := read(e.ID)
+		switch {
+		case err == nil:
+			v.Changes = changedSince(read, e.Parent, g.Policies)
+		case e.NotKept != "":
+			v.Changes = []string{e.NotKept}
+		default:
 			v.Changes = []string{err.Error()}
-		} else {
-			v.Changes = changedSince(store, e.Parent, kept.Policies)
 		}
 		if len(args) > 0 {
-			if err != nil {
-				return nil, err
-			}
-			for _, p := range kept.Policies {
+			for _, p := range g.Policies {
 				v.Policies = append(v.Policies, policyLine(p))
 			}
 		}
@@ -112,27 +185,33 @@ func generationViews(i runtime.Instance, args []string, last int) ([]generationV
 	return views, nil
 }
 
-// writeGeneration writes the policies of a generation as manifests. What no manifest can say is an error: half of what was in
+// reader reads each generation once.
+func (k *kept) reader(ctx context.Context) func(generation.ID) (generation.Generation, error) {
+	type answer struct {
+		generation.Generation
+		err error
+	}
+	known := map[generation.ID]answer{}
+	return func(id generation.ID) (generation.Generation, error) {
+		a, ok := known[id]
+		if !ok {
+			a.Generation, a.err = k.store.Get(ctx, id)
+			known[id] = a
+		}
+		return a.Generation, a.err
+	}
+}
+
+// writeManifests writes the policies of a generation as manifests. What no manifest can say is an error: half of what was in
 // force is something else.
-func writeGeneration(w io.Writer, i runtime.Instance, args []string) error {
-	if len(args) == 0 {
-		return errors.New("--manifests: which generation? Name one: a number, an ID, \"current\" or \"good\"")
-	}
-	store, history, _, err := up.ReadGenerations(i)
-	if err != nil {
-		return err
-	}
-	e, err := history.Find(args[0])
-	if err != nil {
-		return err
-	}
-	kept, err := store.Get(e.ID)
+func (k *kept) writeManifests(ctx context.Context, w io.Writer, ref string) error {
+	e, g, err := k.find(ctx, ref)
 	if err != nil {
 		return err
 	}
 	var all bytes.Buffer
 	fmt.Fprintf(&all, "# Generation %d (%s), in force since %s: %s\n", e.Number, e.ID.Short(), e.Time.UTC().Format(time.DateTime), strings.Join(strings.Fields(e.Why), " "))
-	for _, p := range kept.Policies {
+	for _, p := range g.Policies {
 		text, err := write.YAML(p)
 		if err != nil {
 			return fmt.Errorf("generation %d cannot be written as manifests: %w", e.Number, err)
@@ -151,32 +230,19 @@ func policyLine(p *policy.Policy) string {
 }
 
 // changedSince says how policies differ from those of another generation.
-func changedSince(store *generation.Store, parent generation.ID, policies []*policy.Policy) []string {
-	before := map[rollout.Ref]*policy.Policy{}
+func changedSince(read func(generation.ID) (generation.Generation, error), parent generation.ID, policies []*policy.Policy) []string {
+	var before []*policy.Policy
 	if parent != "" {
-		old, err := store.Get(parent)
+		old, err := read(parent)
 		if err != nil {
 			return []string{"what was before is not kept"}
 		}
-		for _, p := range old.Policies {
-			before[rollout.RefOf(p)] = p
-		}
+		before = old.Policies
 	}
 	all := []string{}
-	for _, p := range policies {
-		ref := rollout.RefOf(p)
-		switch old := before[ref]; {
-		case old == nil:
-			all = append(all, "+"+ref.String())
-		case !generation.Same(old, p):
-			all = append(all, "~"+ref.String())
-		}
-		delete(before, ref)
+	for _, c := range generation.Changes(before, policies) {
+		all = append(all, c.String())
 	}
-	for ref := range before {
-		all = append(all, "-"+ref.String())
-	}
-	slices.SortFunc(all, func(a, b string) int { return strings.Compare(a[1:], b[1:]) })
 	return all
 }
 
@@ -214,92 +280,4 @@ func printGenerations(w io.Writer, views []generationView) error {
 		}
 	}
 	return nil
-}
-
-// newRolloutUndo is "rollout undo" of a rollout that is complete, and with --to the return to a generation.
-func newRolloutUndo() *cobra.Command {
-	cmd := newRolloutCommand(rollout.Undo, "Take back a rollout that is complete, or return to an earlier generation",
-		`Take back a rollout that is complete: what was in force before is in force again, for all pods at once.
-
-With --to, return to an earlier generation of policies instead ("ringfence generations" lists them): its policies are in
-force for all pods, and rollouts that are under way are aborted. What files and rollouts say is not in force until
-"ringfence rollout resume", also after a crash. The command waits until it is so; exit code 1 if that takes longer than
---timeout, when it goes on nevertheless.`)
-	cmd.Example += "\n  ringfence rollout undo --to good"
-	var to string
-	var timeout time.Duration
-	cmd.Flags().StringVar(&to, "to", "", `return to that generation: a number, an ID, or "good"`)
-	timeoutFlag(cmd, &timeout)
-	undo := cmd.RunE
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if to == "" {
-			return undo(cmd, args)
-		}
-		if len(args) > 0 {
-			return fmt.Errorf("--to is about all policies: leave out %s", args[0])
-		}
-		if cmd.Flags().Changed("kubeconfig") || cmd.Flags().Changed("context") || isPlugin(cmd) {
-			return fmt.Errorf("--to is for what \"ringfence up\" runs: a cluster's API keeps no earlier generations")
-		}
-		i, err := instanceOf(cmd)
-		if err != nil {
-			return err
-		}
-		s, err := up.ReturnTo(cmd.Context(), i, to, timeout)
-		if err != nil {
-			return err
-		}
-		return tellSteered(cmd, s, timeout)
-	}
-	return cmd
-}
-
-func timeoutFlag(cmd *cobra.Command, timeout *time.Duration) {
-	cmd.Flags().DurationVar(timeout, "timeout", 30*time.Second, "how long to wait until it is in force")
-}
-
-// tellSteered says what is in force now, and fails if it is not yet.
-func tellSteered(cmd *cobra.Command, s up.Steered, timeout time.Duration) error {
-	text := "resumed: the files rule"
-	if s.To != nil {
-		text = fmt.Sprintf("returned to the policies of %s, until \"ringfence rollout resume\"", s.To)
-	}
-	if !s.InForce {
-		return failed{fmt.Sprintf("%s; not in force within %s, and tried further: \"ringfence status\" says what is wrong", text, timeout)}
-	}
-	_, err := fmt.Fprintln(cmd.OutOrStdout(), text+"; in force")
-	return err
-}
-
-// instanceOf is what the instanceFlags of a command say that is made elsewhere.
-func instanceOf(cmd *cobra.Command) (runtime.Instance, error) {
-	value := func(name string) string { return cmd.Flag(name).Value.String() }
-	return (&instanceFlags{value("name"), value("run"), value("state")}).instance()
-}
-
-func newRolloutResume() *cobra.Command {
-	var flags instanceFlags
-	var timeout time.Duration
-	cmd := &cobra.Command{
-		Use:   "resume",
-		Short: "Have files and rollouts rule again, after \"undo --to\"",
-		Long: `Have what files and rollouts say in force again, after "ringfence rollout undo --to". The command waits until it is so;
-exit code 1 if that takes longer than --timeout, when it goes on nevertheless.`,
-		Example: "  ringfence plan generation:current k8s/ && ringfence rollout resume",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			i, err := flags.instance()
-			if err != nil {
-				return err
-			}
-			s, err := up.Resume(cmd.Context(), i, timeout)
-			if err != nil {
-				return err
-			}
-			return tellSteered(cmd, s, timeout)
-		},
-	}
-	flags.flags(cmd)
-	timeoutFlag(cmd, &timeout)
-	return cmd
 }

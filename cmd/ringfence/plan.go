@@ -19,7 +19,6 @@ import (
 	"github.com/ringfence-project/ringfence/internal/plan/show"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 	"github.com/ringfence-project/ringfence/internal/source/git"
-	"github.com/ringfence-project/ringfence/internal/up"
 )
 
 // planOptions are the flags of `ringfence plan`.
@@ -42,14 +41,16 @@ func newPlan() *cobra.Command {
 workloads, nodes, unknown pods and parts of the world outside, on which ports, by which rule before and now; how far that
 reaches; and with --flows or --live which connections that were really seen it would break.
 
-OLD and NEW are files or folders, or generation:REF for the policies that were in force in a running instance ("ringfence
-generations" lists them), over the workloads of the other side or else of the instance's manifests. One argument is a git revision that is compared with the files of the folder --dir as
+OLD and NEW are files or folders, or generation:REF for the policies that were in force in a running instance or a cluster
+("ringfence generations" lists them), over the workloads of the other side or else of the instance's manifests. One argument is a git revision that is compared with the files of the folder --dir as
 they are now, or two revisions: main..HEAD, or main...HEAD for what HEAD changed since it left main. Revisions are read
 from the repository's objects: nothing is checked out, and nothing in the repository is run.
 
 With --kubeconfig or --context, or as kubectl's plugin, one DIR is compared with the cluster: OLD is what the cluster has,
 NEW what it has once DIR is applied. What DIR does not speak of stays as it is; with --prune, policies go that DIR does not
-have, of the kinds and namespaces of which it has some. --live then asks the agents of the nodes.
+have, of the kinds and namespaces of which it has some. --live then asks the agents of the nodes. generation:REF is one of the
+cluster's then: two are compared over its workloads, one alone with what is in force there now, and one with DIR with what
+it has once DIR is applied.
 
 Manifests that cannot be read are told, and count as in the running system: a policy that cannot be read isolates.
 
@@ -66,6 +67,7 @@ instance itself. --flows 7d is --live with --since 7d.
   ringfence plan generation:good k8s/
   ringfence plan k8s/ --rollout lockdown
   ringfence plan k8s/ --context prod --flows 7d
+  ringfence plan generation:current generation:good --context prod --flows 7d
   ringfence plan main...HEAD --dir k8s -o markdown > comment.md`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -153,6 +155,10 @@ func writePlan(cmd *cobra.Command, p *plan.Plan, output string, now time.Time) e
 
 // allSides is sides, or those of a cluster, which "ringfence explain" cannot be asked about beforehand.
 func (o *planOptions) allSides(cmd *cobra.Command, args []string) (sides [2]plan.Side, explainWith string, err error) {
+	if o.ofClusterGenerations(cmd, args) {
+		sides, err = o.generationSides(cmd, args)
+		return sides, "", err
+	}
 	if o.againstCluster(cmd, args) {
 		sides, err = o.clusterSides(cmd, args[0])
 		return sides, "", err
@@ -162,7 +168,7 @@ func (o *planOptions) allSides(cmd *cobra.Command, args []string) (sides [2]plan
 
 // sides reads both sides, and says how `ringfence explain` finds the new one.
 func (o *planOptions) sides(cmd *cobra.Command, args []string) (sides [2]plan.Side, explainWith string, err error) {
-	sources, err := o.sourcesOf(cmd.Context(), args)
+	sources, err := o.sourcesOf(cmd, args)
 	if err != nil {
 		return sides, "", err
 	}
@@ -231,20 +237,16 @@ type planSource struct {
 const generationPrefix = "generation:"
 
 // generation finds a generation of the instance.
-func (o *planOptions) generation(name string) (planSource, error) {
+func (o *planOptions) generation(cmd *cobra.Command, name string) (planSource, error) {
 	i, err := o.recorded.instance.instance()
 	if err != nil {
 		return planSource{}, err
 	}
-	store, history, _, err := up.ReadGenerations(i)
+	k, err := keptByInstance(i)
 	if err != nil {
 		return planSource{}, err
 	}
-	entry, err := history.Find(strings.TrimPrefix(name, generationPrefix))
-	if err != nil {
-		return planSource{}, err
-	}
-	g, err := store.Get(entry.ID)
+	entry, g, err := k.find(cmd.Context(), strings.TrimPrefix(name, generationPrefix))
 	return planSource{name: fmt.Sprintf("generation %d", entry.Number), policies: &g}, err
 }
 
@@ -286,11 +288,11 @@ func (o *planOptions) generationSide(cmd *cobra.Command, s planSource, other *cl
 }
 
 // sourcesOf is sources, with the rollout in force on the new side. One path with a rollout is both sides.
-func (o *planOptions) sourcesOf(ctx context.Context, args []string) (out [2]planSource, err error) {
+func (o *planOptions) sourcesOf(cmd *cobra.Command, args []string) (out [2]planSource, err error) {
 	_, notThere := os.Stat(args[0])
 	if o.rollout != "" && len(args) == 1 && notThere == nil {
 		out = [2]planSource{{name: args[0], path: args[0]}, {name: args[0], path: args[0]}}
-	} else if out, err = o.sources(ctx, args); err != nil {
+	} else if out, err = o.sources(cmd, args); err != nil {
 		return out, err
 	}
 	if o.rollout == "" {
@@ -305,10 +307,11 @@ func (o *planOptions) sourcesOf(ctx context.Context, args []string) (out [2]plan
 }
 
 // sources says where both sides are. A path that exists is a path; else it is a revision.
-func (o *planOptions) sources(ctx context.Context, args []string) (out [2]planSource, err error) {
+func (o *planOptions) sources(cmd *cobra.Command, args []string) (out [2]planSource, err error) {
+	ctx := cmd.Context()
 	if len(args) == 2 {
 		for i, a := range args {
-			if out[i], err = o.pathOrRevision(ctx, a); err != nil {
+			if out[i], err = o.pathOrRevision(cmd, a); err != nil {
 				return out, err
 			}
 		}
@@ -319,7 +322,7 @@ func (o *planOptions) sources(ctx context.Context, args []string) (out [2]planSo
 		if _, err := os.Stat(args[0]); err == nil || args[0] == dir.Stdin {
 			return out, fmt.Errorf("want OLD NEW, or a revision; got only %s; for what changed there since a revision: ringfence plan main --dir %s", args[0], args[0])
 		}
-		if out[0], err = o.pathOrRevision(ctx, args[0]); err != nil {
+		if out[0], err = o.pathOrRevision(cmd, args[0]); err != nil {
 			return out, err
 		}
 		out[1] = planSource{name: "the files of " + o.folder, path: o.folder}
@@ -344,15 +347,15 @@ func (o *planOptions) sources(ctx context.Context, args []string) (out [2]planSo
 	return out, nil
 }
 
-func (o *planOptions) pathOrRevision(ctx context.Context, text string) (planSource, error) {
+func (o *planOptions) pathOrRevision(cmd *cobra.Command, text string) (planSource, error) {
 	_, err := os.Stat(text)
 	if err == nil || text == dir.Stdin {
 		return planSource{name: text, path: text}, nil
 	}
 	if strings.HasPrefix(text, generationPrefix) {
-		return o.generation(text)
+		return o.generation(cmd, text)
 	}
-	s, notOne := o.revision(ctx, text)
+	s, notOne := o.revision(cmd.Context(), text)
 	if notOne != nil {
 		return s, fmt.Errorf("%s is neither a file or folder nor a revision: %w", text, notOne)
 	}

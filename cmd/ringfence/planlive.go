@@ -92,7 +92,7 @@ func (r recordedFlags) askAgents(cmd *cobra.Command, out *plan.Recorded) error {
 
 // checkCluster refuses what makes no sense with a cluster.
 func (o *planOptions) checkCluster(cmd *cobra.Command, args []string) error {
-	if o.prune && !o.againstCluster(cmd, args) {
+	if o.prune && !o.againstCluster(cmd, args) && !o.ofClusterGenerations(cmd, args) {
 		return errors.New("--prune is about a cluster: give one DIR, and --context or --kubeconfig")
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/fatih/color"
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/up"
@@ -131,7 +132,7 @@ nobody drives it, or if "undo --to" returned to an earlier generation.`,
 			}
 			if output == "text" {
 				if all.Returned != nil {
-					fmt.Fprintln(cmd.OutOrStdout(), returnedText(all.Returned))
+					fmt.Fprintln(cmd.OutOrStdout(), returnedText(all.Returned, from.drivenBy(all.Driven)))
 				}
 				err = printRollouts(cmd.OutOrStdout(), chosen, from.drivenBy(all.Driven))
 			} else {
@@ -150,8 +151,12 @@ nobody drives it, or if "undo --to" returned to an earlier generation.`,
 }
 
 // returnedText says that neither files nor rollouts rule.
-func returnedText(r *up.Return) string {
-	return fmt.Sprintf("returned to the policies of %s %s ago: files and rollouts do not rule until \"ringfence rollout resume\"", r, age(r.Time))
+func returnedText(r *generation.Return, by drivenBy) string {
+	what := "files and rollouts do not rule"
+	if by.cluster {
+		what = "what it brought stays so, and rollouts wait,"
+	}
+	return fmt.Sprintf("returned to the policies of %s %s ago: %s until \"ringfence rollout resume\"", r, age(r.Time), what)
 }
 
 // allWell reports whether nobody has to look at any of them.

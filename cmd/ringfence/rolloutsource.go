@@ -90,7 +90,7 @@ func (c clusterRollouts) read(ctx context.Context) (up.Rollouts, error) {
 	if err != nil {
 		return up.Rollouts{}, err
 	}
-	out := up.Rollouts{Driven: true, Now: []driver.View{}}
+	out := up.Rollouts{Driven: true, Now: []driver.View{}, Returned: record.ReturnedTo(all)}
 	for _, r := range all {
 		out.Now = append(out.Now, viewOf(r))
 		if r.Status.Active() && time.Since(r.Status.Seen) > drivenWithin {

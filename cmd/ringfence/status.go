@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/runtime"
 	"github.com/ringfence-project/ringfence/internal/up"
@@ -24,11 +25,11 @@ type instanceStatus struct {
 	Watching bool   `json:"watching"`      // an `up` keeps them in step with the manifests
 	PID      int    `json:"pid,omitempty"` // of that
 	runtime.Record
-	Pods     []podStatus   `json:"pods"`
-	Rollouts []driver.View `json:"rollouts,omitempty"`
-	Returned *up.Return    `json:"returned,omitempty"` // to an earlier generation
-	driven   bool          // the rollouts
-	Bad      []string      `json:"bad"` // all that is not as it should be
+	Pods     []podStatus        `json:"pods"`
+	Rollouts []driver.View      `json:"rollouts,omitempty"`
+	Returned *generation.Return `json:"returned,omitempty"` // to an earlier generation
+	driven   bool               // the rollouts
+	Bad      []string           `json:"bad"` // all that is not as it should be
 }
 
 // podStatus is a line of `status`.
@@ -157,7 +158,7 @@ func (s *instanceStatus) judge() {
 		bad("%s", p)
 	}
 	if s.Returned != nil {
-		bad("%s", returnedText(s.Returned))
+		bad("%s", returnedText(s.Returned, drivenBy{}))
 	}
 	for _, v := range s.Rollouts {
 		if why := rolloutTrouble(v, drivenBy{who: upGoesOn, nobody: !s.driven}); why != "" {

@@ -17,6 +17,7 @@ import (
 	"github.com/ringfence-project/ringfence/api/v1alpha1"
 	"github.com/ringfence-project/ringfence/internal/flowlog/nodes"
 	"github.com/ringfence-project/ringfence/internal/inforce"
+	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -28,7 +29,12 @@ type clusterStatusFlags struct {
 
 func (f *clusterStatusFlags) flags(cmd *cobra.Command) {
 	f.apiFlags.flags(cmd)
-	cmd.Flags().StringVar(&f.agents, "agents-namespace", nodes.Namespace, "of a cluster: namespace of the agents")
+	agentsFlag(cmd, &f.agents)
+}
+
+// agentsFlag says where Ringfence itself runs.
+func agentsFlag(cmd *cobra.Command, namespace *string) {
+	cmd.Flags().StringVar(namespace, "agents-namespace", nodes.Namespace, "of a cluster: namespace of the agents and the controller")
 }
 
 // nodeStatus is a line of `status` of a cluster.
@@ -58,10 +64,16 @@ func (f *clusterStatusFlags) run(cmd *cobra.Command, output string) error {
 	if err != nil {
 		return err
 	}
+	rollouts, _ := record.List(cmd.Context(), a.dynamic) // who may not read them is not told of them
+	to := record.ReturnedTo(rollouts)
 	if output == "text" {
 		err = printNodes(cmd.OutOrStdout(), all)
 	} else {
 		err = encode(cmd.OutOrStdout(), output, all)
+	}
+	if err == nil && to != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), returnedText(to, drivenBy{cluster: true}))
+		return failed{}
 	}
 	if err == nil && slices.ContainsFunc(all, func(n nodeStatus) bool { return !n.isGood() }) {
 		return failed{}

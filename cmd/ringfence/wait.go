@@ -104,26 +104,35 @@ type waiter struct {
 
 // wait returns nil once all are in force, and ctx's error if that comes first.
 func (w *waiter) wait(ctx context.Context) error {
+	return awaitReports(ctx, w.api, w.nodes, func(c *inforce.Cluster) (err error) {
+		c.ClusterDigest, err = w.clusterDigest(ctx)
+		return err
+	}, w.judge)
+}
+
+// awaitReports returns nil once is holds of the nodes with such labels and their reports, and ctx's error if that comes first.
+// Each list of them is completed by complete.
+func awaitReports(ctx context.Context, a *api, nodes string, complete func(*inforce.Cluster) error, is func(inforce.Cluster) bool) error {
 	for {
-		c, err := clusterOf(ctx, w.api.client, w.nodes)
+		c, err := clusterOf(ctx, a.client, nodes)
 		if err != nil {
 			return orEnded(ctx, err)
 		}
-		reports, err := inforce.List(ctx, w.api.dynamic)
+		reports, err := inforce.List(ctx, a.dynamic)
 		if err != nil {
 			return orEnded(ctx, err)
 		}
 		c.Reports = reports.ByNode
-		if c.ClusterDigest, err = w.clusterDigest(ctx); err != nil {
+		if err := complete(&c); err != nil {
 			return orEnded(ctx, err)
 		}
-		if w.judge(c) {
+		if is(c) {
 			return nil
 		}
 		round, cancel := context.WithTimeout(ctx, relist)
 		done := false
-		err = reports.Follow(round, w.api.dynamic, func() bool {
-			done = w.judge(c)
+		err = reports.Follow(round, a.dynamic, func() bool {
+			done = is(c)
 			return !done
 		})
 		ended := round.Err()
