@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -13,13 +14,15 @@ import (
 	"github.com/ringfence-project/ringfence/internal/lint"
 	"github.com/ringfence-project/ringfence/internal/manifest"
 	"github.com/ringfence-project/ringfence/internal/report"
+	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
 )
 
 // lintFlags are what `lint` is asked for.
 type lintFlags struct {
-	output, failOn, level, explain string
-	list                           bool
+	output, failOn, level, explain, namespace string
+	list                                      bool
+	api                                       apiFlags
 }
 
 func newLint() *cobra.Command {
@@ -29,7 +32,7 @@ func newLint() *cobra.Command {
 		Short: "Find what is legal in policies and most likely not meant",
 		Long: `Find what is legal in policies and most likely not meant: a policy that selects nothing, a label with a typo, a rule that
 is never reached, an isolation that forgets DNS, two list items that were meant as one. Without DIR it looks at the
-current folder; "-" is stdin.
+current folder; "-" is stdin. With --kubeconfig or --context, or as kubectl's plugin, and without DIR, it looks at a cluster.
 
 Each kind of finding has a stable code (--list, --explain CODE, docs/lint.md). An object accepts a finding about it by
 an annotation with the reason:
@@ -40,6 +43,7 @@ Exit codes: 0 nothing as bad as --fail-on; 1 something is; 3 wrong usage.`,
 		Example: `  ringfence lint k8s/
   kustomize build . | ringfence lint - -o sarif > lint.sarif
   ringfence lint --fail-on warning
+  kubectl ringfence lint -n shop
   ringfence lint --explain RF009`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -53,6 +57,8 @@ Exit codes: 0 nothing as bad as --fail-on; 1 something is; 3 wrong usage.`,
 	}
 	cmd.Flags().Var(formatFlag{&f.failOn, []string{"error", "warning", "note", "never"}}, "fail-on", "exit with 1 if there is a finding as bad as this: error, warning, note, never")
 	cmd.Flags().Var(formatFlag{&f.level, []string{"error", "warning", "note"}}, "level", "show findings that are at least as bad as this")
+	cmd.Flags().StringVarP(&f.namespace, "namespace", "n", "", "show only findings about objects of this namespace (default: all)")
+	f.api.flags(cmd)
 	cmd.Flags().BoolVar(&f.list, "list", false, "list the codes")
 	cmd.Flags().StringVar(&f.explain, "explain", "", "say what a code is about")
 	outputFlag(cmd, &f.output, "text", "json", "yaml", "sarif", "github")
@@ -60,17 +66,19 @@ Exit codes: 0 nothing as bad as --fail-on; 1 something is; 3 wrong usage.`,
 }
 
 func runLint(cmd *cobra.Command, args []string, f lintFlags) error {
-	if len(args) == 0 {
-		args = []string{"."}
+	read := f.readFiles
+	if f.api.wanted(cmd) && len(args) == 0 {
+		read = f.readCluster
 	}
-	bundle, err := unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) { return dir.Load(args, cmd.InOrStdin()) })
+	result, err := read(cmd, args)
 	if err != nil {
 		return err
 	}
-	findings, err := lint.Run(bundle.Finish(manifest.Options{}))
+	findings, err := lint.Run(result)
 	if err != nil {
 		return err
 	}
+	findings = f.of(findings)
 	if err := f.write(cmd.OutOrStdout(), findings); err != nil {
 		return err
 	}
@@ -80,6 +88,63 @@ func runLint(cmd *cobra.Command, args []string, f lintFlags) error {
 		}
 	}
 	return nil
+}
+
+func (f lintFlags) readFiles(cmd *cobra.Command, args []string) (manifest.Result, error) {
+	if len(args) == 0 {
+		args = []string{"."}
+	}
+	bundle, err := unlessInterrupted(cmd.Context(), func() (*manifest.Bundle, error) { return dir.Load(args, cmd.InOrStdin()) })
+	if err != nil {
+		return manifest.Result{}, err
+	}
+	return bundle.Finish(manifest.Options{}), nil
+}
+
+func (f lintFlags) readCluster(cmd *cobra.Command, _ []string) (manifest.Result, error) {
+	a, err := f.api.connect()
+	if err != nil {
+		return manifest.Result{}, err
+	}
+	c, err := a.readCluster(cmd.Context())
+	if err != nil {
+		return manifest.Result{}, err
+	}
+	if c.unread != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note: rollouts are not looked at:", c.unread)
+	}
+	return c.withRollouts(), nil
+}
+
+// withRollouts is what there is to look at: the cluster's objects, and the rollouts that are not over.
+func (c *inCluster) withRollouts() manifest.Result {
+	r := c.Result
+	for _, x := range c.rollouts {
+		object := "PolicyRollout " + x.Name
+		switch {
+		case x.Spec == nil:
+			r.Problems = append(r.Problems, manifest.Problem{Object: object, Message: strings.TrimPrefix(x.Why, object+": ")})
+		case x.Status.Phase == rollout.Complete || !x.Status.Over():
+			r.Rollouts = append(r.Rollouts, x.Spec)
+			r.Ignoring = append(r.Ignoring, manifest.IgnoringOf(object, x.Annotations()[manifest.LintAnnotation])...)
+		}
+	}
+	return r
+}
+
+// of leaves out what is about objects of other namespaces than the one asked for.
+func (f lintFlags) of(findings []lint.Finding) []lint.Finding {
+	return slices.DeleteFunc(findings, func(x lint.Finding) bool { return f.namespace != "" && namespaceOf(x.Object) != f.namespace })
+}
+
+// namespaceOf is the namespace of an object such as "NetworkPolicy shop/web"; "" if it has none.
+func namespaceOf(object string) string {
+	_, name, _ := strings.Cut(object, " ")
+	namespace, _, ok := strings.Cut(name, "/")
+	if !ok {
+		return ""
+	}
+	return namespace
 }
 
 func levelNamed(name string) report.Level {
@@ -112,11 +177,16 @@ func (f lintFlags) write(w io.Writer, findings []lint.Finding) error {
 		if x.Level < levelNamed(f.level) {
 			continue
 		}
+		if x.Place.File == "" {
+			x.Place.Line = 0 // what an API says has no lines
+		}
 		plain = append(plain, x.Finding)
 		j := lintFinding{Code: x.Code, Level: x.Level.String(), File: x.Place.File, Line: x.Place.Line, Object: x.Object,
 			Message: x.Message, Fix: x.Fix, Suppressed: x.Suppressed, Reason: x.Reason}
 		for _, p := range x.Related {
-			j.Related = append(j.Related, p.String())
+			if p.File != "" {
+				j.Related = append(j.Related, p.String())
+			}
 		}
 		out = append(out, j)
 	}
@@ -154,6 +224,9 @@ func writeFindings(w io.Writer, findings []report.Finding) error {
 			fmt.Fprintf(out, "    %s\n", f.Fix)
 		}
 		for _, p := range f.Related {
+			if p.File == "" {
+				continue // the message names it
+			}
 			fmt.Fprintf(out, "    %s: %s\n", p, p.Message)
 		}
 	}

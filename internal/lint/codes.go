@@ -126,6 +126,10 @@ func Doc() string {
 ` + "`ringfence lint`" + ` finds what is legal in policies and most likely not meant. It looks at the manifests that it is given,
 which may be a part of a cluster: what depends on objects that are not among them is left alone.
 
+With ` + "`--kubeconfig` or `--context`, or as `kubectl ringfence lint`" + `, and without manifests, it looks at what a cluster has: pods that
+run, Services, policies, and rollouts that are not over. Findings then name the object instead of a line, and ` + "`-n shop`" + ` shows those about
+objects of that namespace. A workload that runs no pod is not seen there, and objects accept findings about policies and rollouts only.
+
 The policies that a PolicyRollout carries are looked at as if they were in force for everyone: what is found then and is not
 so now has the rollout's name in front.
 

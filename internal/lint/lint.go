@@ -2,7 +2,7 @@
 // typo, a rule that is never reached, an isolation that forgets DNS.
 //
 // Findings are about the manifests given, which may be a part of a cluster: what depends on objects that are not among
-// them is left alone. A finding has to be worth looking at; where there is a doubt, there is none.
+// them is left alone. Where they are a whole cluster's, read from its API, findings have no places but objects. A finding has to be worth looking at; where there is a doubt, there is none.
 //
 // Each kind of finding has a stable code, described in Rules and docs/lint.md. An object's annotation
 // ringfence.dev/lint-ignore accepts findings about it, with a reason.
@@ -176,6 +176,9 @@ func placeOf(p *policy.Policy) report.Place { return report.Place{File: p.File, 
 
 // of reports whether the finding is about the object that accepts findings, or about what that carries.
 func (f *Finding) of(i manifest.Ignoring) bool {
+	if i.ObjectLine == 0 { // of an API, which has one object of a name
+		return f.Object == i.Object || f.carrier != nil && "PolicyRollout "+f.carrier.Name == i.Object
+	}
 	own := f.Place.File == i.File && (f.objectLine == i.ObjectLine || f.objectLine == 0 && f.Object == i.Object)
 	return own || f.carrier != nil && f.carrier.File == i.File && f.carrier.Line == i.ObjectLine
 }

@@ -24,6 +24,7 @@ import (
 func (b *Bundle) AddNetworkPolicy(np *networkingv1.NetworkPolicy) {
 	o := fromAPI("NetworkPolicy", np)
 	b.takeNetworkPolicy(o, np)
+	b.ignoring = append(b.ignoring, IgnoringOf(o.Name(), np.Annotations[LintAnnotation])...)
 	b.collect(o)
 }
 
@@ -32,6 +33,7 @@ func (b *Bundle) AddNetworkPolicy(np *networkingv1.NetworkPolicy) {
 func (b *Bundle) AddClusterNetworkPolicy(cnp *v1alpha2.ClusterNetworkPolicy) {
 	o := fromAPI("ClusterNetworkPolicy", cnp)
 	b.takeClusterNetworkPolicy(o, cnp)
+	b.ignoring = append(b.ignoring, IgnoringOf(o.Name(), cnp.Annotations[LintAnnotation])...)
 	b.collect(o)
 }
 

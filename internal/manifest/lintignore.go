@@ -16,7 +16,7 @@ const LintAnnotation = "ringfence.dev/lint-ignore"
 type Ignoring struct {
 	File       string
 	Line       int // of the annotation
-	ObjectLine int // of the object that carries it
+	ObjectLine int // of the object that carries it; 0 if it has no place
 	Object     string
 	Codes      []string
 	Reason     string // may be empty, which is itself worth a finding
@@ -29,15 +29,25 @@ func (b *Bundle) noteIgnoring(o *object, root *yaml.Node) {
 	if value == nil || o.Key.Name == "" {
 		return
 	}
-	for line := range strings.Lines(document.TextOf(value)) {
+	for _, i := range IgnoringOf(o.Name(), document.TextOf(value)) {
+		i.File, i.Line, i.ObjectLine = o.File, value.Line, o.Line
+		b.ignoring = append(b.ignoring, i)
+	}
+}
+
+// IgnoringOf reads what the LintAnnotation of an object says, without places, as of an object of an API.
+func IgnoringOf(object, annotation string) []Ignoring {
+	var all []Ignoring
+	for line := range strings.Lines(annotation) {
 		codes, reason, _ := strings.Cut(line, ":")
 		if strings.TrimSpace(line) == "" {
 			continue
 		}
-		i := Ignoring{File: o.File, Line: value.Line, ObjectLine: o.Line, Object: o.Name(), Reason: strings.TrimSpace(reason)}
+		i := Ignoring{Object: object, Reason: strings.TrimSpace(reason)}
 		for code := range strings.SplitSeq(codes, ",") {
 			i.Codes = append(i.Codes, strings.TrimSpace(code))
 		}
-		b.ignoring = append(b.ignoring, i)
+		all = append(all, i)
 	}
+	return all
 }

@@ -84,6 +84,14 @@ func Read(u *unstructured.Unstructured) (Record, error) {
 	return r, err
 }
 
+// Annotations are those of the object.
+func (r Record) Annotations() map[string]string {
+	if r.object == nil {
+		return nil
+	}
+	return r.object.GetAnnotations()
+}
+
 // withoutSpec leaves out a spec that may not even be decoded.
 func withoutSpec(u *unstructured.Unstructured, out bool) map[string]any {
 	if !out {
