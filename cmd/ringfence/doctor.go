@@ -20,9 +20,16 @@ func newDoctor() *cobra.Command {
 		Long: `Say whether this machine can do what "ringfence up" needs, by trying it in a network namespace of its own, and what
 follows if not. Nothing is changed.
 
+It is about the machine that it runs on, also as kubectl's plugin. What a cluster's nodes lack their agents find out and
+report: ` + "`ringfence status --context CONTEXT`" + ` says it of all of them.
+
 Exit code 1 if something lacks that everybody needs.`,
-		Args: cobra.NoArgs,
+		Example: "  ringfence doctor\n  ringfence doctor -o json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if isPlugin(cmd) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "note: this is about the machine here; of a cluster's nodes: kubectl ringfence status")
+			}
 			i, err := flags.instance()
 			if err != nil {
 				return err
