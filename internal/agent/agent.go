@@ -24,6 +24,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane/nft"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/flowlog"
+	"github.com/ringfence-project/ringfence/internal/rollout/follow"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -90,14 +91,14 @@ func Run(ctx context.Context, o Options) error {
 
 func newAgent(o Options, n nodeNet, l locator) *Agent {
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic, Ranges: o.PodCIDRs, Memory: o.Memory})
-	a := &Agent{options: o, log: o.Log, net: n, tracking: newTracking(), source: source, feed: newFeed(o.Node, source, l),
+	a := &Agent{options: o, log: o.Log, net: n, tracking: newTracking(), source: source,
 		own: map[string]Condition{}, proven: map[string]bool{}, told: map[string]bool{}, news: make(chan struct{}, 1), first: make(chan struct{}),
 		recalled: make(chan struct{})}
+	a.feed = newFeed(source, l, follow.Options{Node: o.Node, News: a.wakeReporter,
+		Conflict: func(why string) { a.setCondition(Conflicting, why) }})
 	a.denials = newDenials(o, a.feed)
 	a.metrics = newMetrics(a)
 	a.feed.times = a.metrics.observe
-	a.feed.rolls.news = a.wakeReporter
-	a.feed.rolls.conflict = func(why string) { a.setCondition(Conflicting, why) }
 	return a
 }
 

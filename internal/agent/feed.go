@@ -12,7 +12,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/compile"
 	"github.com/ringfence-project/ringfence/internal/engine"
 	"github.com/ringfence-project/ringfence/internal/inforce"
-	"github.com/ringfence-project/ringfence/internal/ruleset"
+	"github.com/ringfence-project/ringfence/internal/rollout/follow"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
@@ -26,7 +26,7 @@ type feed struct {
 	locator locator
 	changed chan struct{} // of one place
 	before  func()        // is called before every edit; may be nil
-	rolls   *rollouts
+	rolls   *follow.Follower
 
 	mu    sync.Mutex
 	own   map[cluster.Key]*ownPod
@@ -51,10 +51,12 @@ type ownPod struct {
 
 func (p *ownPod) isPlaced() bool { return p.place.at.Interface != "" }
 
-func newFeed(node string, s *kube.Source, l locator) *feed {
-	f := &feed{node: node, source: s, locator: l, changed: make(chan struct{}, 1), rolls: newRollouts(node), own: map[cluster.Key]*ownPod{},
+// newFeed returns the feed of o.Node. It sets o.Again.
+func newFeed(s *kube.Source, l locator, o follow.Options) *feed {
+	f := &feed{node: o.Node, source: s, locator: l, changed: make(chan struct{}, 1), own: map[cluster.Key]*ownPod{},
 		known: map[kube.PolicyKey]*kube.Policy{}, observed: map[string]string{}, times: func(string, time.Duration) {}}
-	f.rolls.again = f.wake
+	o.Again = f.wake
+	f.rolls = follow.New(o)
 	return f
 }
 
@@ -169,49 +171,35 @@ func (f *feed) Take() (engine.Edit, bool) {
 	defer f.mu.Unlock()
 	changed := f.takePods(batch.Pods)
 	placed := f.findPlaces(changed)
-	rolls := f.rolls.take(batch)
-	for _, key := range rolls.pods {
+	rolls := f.rolls.Take(batch)
+	for _, key := range rolls.Pods {
 		if f.own[key] != nil {
 			changed[key] = true
 		}
 	}
-	pods := make([]podEdit, 0, len(batch.Pods)+len(changed))
+	pods := make([]follow.PodEdit, 0, len(batch.Pods)+len(changed))
 	for key, p := range batch.Pods {
 		if f.own[key] == nil {
-			pods = append(pods, podEdit{key: key, pod: endpointOf(p)})
+			pods = append(pods, follow.PodEdit{Key: key, Pod: kube.EndpointOf(p)})
 		}
 	}
 	for key := range changed {
-		pods = append(pods, f.own[key].edit(key, f.rolls.pod(key)))
+		pods = append(pods, f.own[key].edit(key, f.rolls.Pod(key)))
 	}
-	all := edits{batch, pods, rolls.policies}
-	return engine.Edit{Apply: func(c *compile.Compiler) { all.apply(c); rolls.apply() },
-		Done: func() { f.done(batch, placed); rolls.done() }}, true
-}
-
-func endpointOf(p *kube.Pod) *cluster.Endpoint {
-	if p == nil {
-		return nil
-	}
-	return p.Endpoint
-}
-
-// podEdit is what the compiler is told of one pod.
-type podEdit struct {
-	key cluster.Key
-	pod *cluster.Endpoint // nil if it is gone
-	at  ruleset.Attachment
+	all := follow.Edits{Batch: batch, Pods: pods, Policies: rolls.Policies}
+	return engine.Edit{Apply: func(c *compile.Compiler) { all.Apply(c); rolls.Apply() },
+		Done: func() { f.done(batch, placed); rolls.Done() }}, true
 }
 
 // edit is what the compiler is told of a pod as policies are to see it. It leaves out the addresses of one that has no
 // place: they are an unknown pod's until it has.
-func (p *ownPod) edit(key cluster.Key, seen *cluster.Endpoint) podEdit {
+func (p *ownPod) edit(key cluster.Key, seen *cluster.Endpoint) follow.PodEdit {
 	if p.isPlaced() {
-		return podEdit{key: key, pod: seen, at: p.place.at}
+		return follow.PodEdit{Key: key, Pod: seen, At: p.place.at}
 	}
 	e := *seen
 	e.Addresses = nil
-	return podEdit{key: key, pod: &e}
+	return follow.PodEdit{Key: key, Pod: &e}
 }
 
 // takePods takes over what the API says of this node's pods, and returns those that changed.
@@ -297,47 +285,5 @@ func (f *feed) observe(batch kube.Batch) {
 	}
 	if known {
 		f.observed[wide] = before
-	}
-}
-
-// edits are what a compiler is told. Pods and policies are not those of the batch, but what became of them.
-type edits struct {
-	batch    kube.Batch
-	pods     []podEdit
-	policies []policyEdit
-}
-
-func (x edits) apply(c *compile.Compiler) {
-	b := x.batch
-	for name, n := range b.Namespaces {
-		if n == nil {
-			c.DeleteNamespace(name)
-		} else {
-			c.SetNamespace(*n)
-		}
-	}
-	for name, n := range b.Nodes {
-		if n == nil {
-			c.DeleteNode(name)
-		} else {
-			c.SetNode(*n)
-		}
-	}
-	if b.RangesChanged {
-		c.SetPodRanges(b.Ranges)
-	}
-	for _, p := range x.policies {
-		if p.policy == nil {
-			c.DeletePolicy(p.key.Namespace, p.key.Name)
-		} else {
-			c.SetPolicy(p.policy)
-		}
-	}
-	for _, p := range x.pods {
-		if p.pod == nil {
-			c.DeletePod(p.key)
-		} else {
-			c.SetPod(p.pod, p.at)
-		}
 	}
 }

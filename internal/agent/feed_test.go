@@ -21,6 +21,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/rollout/follow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
@@ -92,7 +93,7 @@ type fed struct {
 func startFed(t *testing.T, client *fake.Clientset, o Options) *fed {
 	f := &fed{t: t, client: client, wires: newWires(), kernel: dataplane.NewFakeKernel()}
 	source := kube.New(kube.Options{Client: o.Client, Dynamic: o.Dynamic})
-	f.feed = newFeed("n1", source, f.wires)
+	f.feed = newFeed(source, f.wires, follow.Options{Node: "n1"})
 	f.engine = engine.New(f.kernel.Open(), compile.Options{Node: "n1"})
 	done := make(chan error, 2)
 	ctx := t.Context()
@@ -192,11 +193,9 @@ func TestAReportIsOfWhatIsInForce(t *testing.T) {
 	eventually(t, "it is in force", func() bool { return report().Digest == want.String() })
 }
 
-// An address that leads elsewhere is another pod's, which the API does not know yet, until the API says that its pod was
-// started anew.
 // Status that is written to ClusterNetworkPolicies is no news: every node would report it.
 func TestStatusOfPoliciesIsNotReported(t *testing.T) {
-	f := newFeed("n1", nil, nil)
+	f := newFeed(nil, nil, follow.Options{Node: "n1"})
 	guard := kube.PolicyKey{Name: "guard"}
 	p := func(generation int64) map[kube.PolicyKey]*kube.Policy {
 		return map[kube.PolicyKey]*kube.Policy{guard: {Policy: &policy.Policy{Tier: policy.Admin, Name: "guard"}, UID: "g", Generation: generation}}
@@ -226,6 +225,8 @@ func TestStatusOfPoliciesIsNotReported(t *testing.T) {
 	}
 }
 
+// An address that leads elsewhere is another pod's, which the API does not know yet, until the API says that its pod was
+// started anew.
 func TestAMovedAddressIsNotBelieved(t *testing.T) {
 	o, client := options(apiPod("web", "1", "n1", webAddr), apiPod("db", "2", "n1", dbAddr))
 	f := startFed(t, client, o)

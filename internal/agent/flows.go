@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flowlog"
 	"github.com/ringfence-project/ringfence/internal/flowlog/socket"
 	"github.com/ringfence-project/ringfence/internal/flowlog/watch"
+	"github.com/ringfence-project/ringfence/internal/rollout/follow"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
 )
 
@@ -25,9 +26,9 @@ var flowLimits = flowlog.Limits{Records: 20_000, Bytes: 12 << 20, Open: 16_384, 
 var noFlows = flowlog.Limits{Records: 1, Bytes: 1, Open: flowLimits.Open, Pairs: 1}
 
 // newFlows returns an empty log of flows with the names that the engine knows, and what rollouts say of them.
-func newFlows(e *engine.Engine, r *rollouts, limits flowlog.Limits) *flowlog.Log {
+func newFlows(node string, e *engine.Engine, r *follow.Follower, limits flowlog.Limits) *flowlog.Log {
 	return flowlog.New(flowlog.Names{
-		Node: r.node,
+		Node: node,
 		Resolve: func(t flow.Tuple) cluster.Connection {
 			return cluster.Connection{From: unmarked(e.At(t.Source)), To: unmarked(e.At(t.Destination)), Protocol: t.Protocol, Port: t.Port,
 				Translated: t.Translated}
@@ -37,7 +38,7 @@ func newFlows(e *engine.Engine, r *rollouts, limits flowlog.Limits) *flowlog.Log
 			return e.Attribute(dataplane.Denial{Row: row, Tuple: t})
 		},
 		Beside: func(t flow.Tuple, fared flow.Verdict, earlier bool, at time.Time) *flowlog.Beside {
-			d := r.judge(e, t, fared, earlier, at)
+			d := r.Judge(e.Look, t, fared, earlier, at)
 			if d == nil {
 				return nil
 			}
@@ -67,7 +68,7 @@ func (a *Agent) keepFlows(ctx context.Context, e *engine.Engine) error {
 		group.Go(func() error { return a.seeForRollouts(ctx, e) })
 		return group.Wait()
 	}
-	log := newFlows(e, a.feed.rolls, flowLimits)
+	log := newFlows(a.options.Node, e, a.feed.rolls, flowLimits)
 	a.keep(log)
 	group.Go(func() error { return a.serveFlows(ctx, log) })
 	group.Go(func() error { return a.see(ctx, log) })
@@ -94,15 +95,14 @@ func (a *Agent) serveFlows(ctx context.Context, log *flowlog.Log) error {
 
 // seeForRollouts sees connections while a rollout is under way.
 func (a *Agent) seeForRollouts(ctx context.Context, e *engine.Engine) error {
-	judging := &a.feed.rolls.judging
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-judging.open():
+		case <-a.feed.rolls.UnderWay():
 		}
 		round, stop := context.WithCancel(ctx)
-		over := judging.shut()
+		over := a.feed.rolls.Over()
 		go func() {
 			defer stop()
 			select {
@@ -110,7 +110,7 @@ func (a *Agent) seeForRollouts(ctx context.Context, e *engine.Engine) error {
 			case <-round.Done():
 			}
 		}()
-		log := newFlows(e, a.feed.rolls, noFlows)
+		log := newFlows(a.options.Node, e, a.feed.rolls, noFlows)
 		a.keep(log)
 		_ = a.see(round, log) // ends with round
 		a.keep(nil)
@@ -122,7 +122,7 @@ func (a *Agent) seeForRollouts(ctx context.Context, e *engine.Engine) error {
 func (a *Agent) see(ctx context.Context, log *flowlog.Log) error {
 	for {
 		err := a.seeOnce(ctx, log)
-		a.feed.rolls.watches(false)
+		a.feed.rolls.Watches(false)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -142,10 +142,10 @@ func (a *Agent) seeOnce(ctx context.Context, log *flowlog.Log) error {
 	}
 	defer w.Close()
 	a.setCondition(NotSeeing, "")
-	a.feed.rolls.watches(true)
+	a.feed.rolls.Watches(true)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Run(ctx) })
-	group.Go(func() error { log.Outcomes(ctx, a.feed.rolls.ended); return nil })
+	group.Go(func() error { log.Outcomes(ctx, a.feed.rolls.Ended); return nil })
 	return group.Wait()
 }
 
@@ -156,10 +156,13 @@ func (a *Agent) judgeLiving(ctx context.Context, e *engine.Engine) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-r.begins:
+		case <-r.Begins():
 		}
-		for len(r.begun()) > 0 {
-			err := a.judgeThem(ctx, e, r.begun())
+		for {
+			had, err := r.JudgeLiving(e.Look, func() ([]flow.Tuple, error) { return a.living(ctx) })
+			if !had {
+				break
+			}
 			if err == nil {
 				a.setCondition(NotListing, "")
 				continue
@@ -174,22 +177,15 @@ func (a *Agent) judgeLiving(ctx context.Context, e *engine.Engine) error {
 	}
 }
 
-func (a *Agent) judgeThem(ctx context.Context, e *engine.Engine, begun []*underWay) error {
+// living are the connections that there are.
+func (a *Agent) living(ctx context.Context) ([]flow.Tuple, error) {
 	var all []flow.Tuple
 	err := conntrack.List(ctx, a.net.ns, func(c conntrack.Conn) {
 		if !c.Over() {
 			all = append(all, c.Tuple())
 		}
 	})
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	for _, t := range all {
-		a.feed.rolls.judgeLiving(e, t, now, begun)
-	}
-	a.feed.rolls.judged(begun)
-	return nil
+	return all, err
 }
 
 // seen tells the log of flows what the kernel said of denials.

@@ -41,7 +41,7 @@ func (a *Agent) recall(ctx context.Context) error {
 		s, err := inforce.Get(ctx, a.options.Dynamic, a.options.Node)
 		switch {
 		case err == nil && s != nil:
-			a.feed.rolls.restore(*s)
+			a.feed.rolls.Restore(*s)
 			return nil
 		case err == nil || ctx.Err() != nil:
 			return nil
@@ -81,7 +81,7 @@ func (a *Agent) report(ctx context.Context) error {
 		}
 	}
 	a.wakeReporter()
-	r := inforce.Reporter{Client: a.options.Dynamic, Node: a.options.Node, Log: a.log, Now: a.enforcement, Nodes: a.source.NodeCount, Wrote: a.feed.rolls.stored,
+	r := inforce.Reporter{Client: a.options.Dynamic, Node: a.options.Node, Log: a.log, Now: a.enforcement, Nodes: a.source.NodeCount, Wrote: a.feed.rolls.Stored,
 		UID: func() string { return a.source.NodeUID(a.options.Node) }}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.keepWaking(ctx) })
@@ -120,7 +120,7 @@ func (a *Agent) enforcement() v1alpha1.NodeEnforcementStatus {
 		s.Conditions = append(s.Conditions, v1alpha1.NodeCondition{Type: c.Type, Object: c.Object, Message: c.Message, Since: metav1.NewTime(c.Since)})
 	}
 	a.feed.report(&s, time.Now().Add(-closedAfter))
-	s.Rollouts = a.feed.rolls.report()
+	s.Rollouts = a.feed.rolls.Report()
 	return s
 }
 

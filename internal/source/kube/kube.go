@@ -56,6 +56,14 @@ type Pod struct {
 	Health            // where Options ask for it
 }
 
+// EndpointOf is p's Endpoint, nil if p is nil.
+func EndpointOf(p *Pod) *cluster.Endpoint {
+	if p == nil {
+		return nil
+	}
+	return p.Endpoint
+}
+
 // Health is how a pod is, with times of its kubelet's clock, in whole seconds. So whoever looks for the first time can tell
 // what happened since some moment.
 type Health struct {

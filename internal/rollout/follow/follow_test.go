@@ -1,4 +1,4 @@
-package agent
+package follow
 
 import (
 	"fmt"
@@ -21,24 +21,24 @@ import (
 	"github.com/ringfence-project/ringfence/internal/source/kube"
 )
 
-// follower is what an agent does with what the API says, without an API and a kernel.
-type follower struct {
-	*rollouts
-	node    string
+// node is what an agent does with what the API says, without an API and a kernel.
+type node struct {
+	*Follower
+	name    string
 	state   *cluster.State
 	records map[string]*record.Record
 	engine  *compile.Compiler
 }
 
-func newFollower(node string) *follower {
+func newNode(name string) *node {
 	empty, _ := cluster.NewState(cluster.Objects{})
-	f := &follower{rollouts: newRollouts(node), node: node, state: empty, records: map[string]*record.Record{}, engine: compile.New(compile.Options{Node: node})}
-	f.watches(true)
+	f := &node{Follower: New(Options{Node: name}), name: name, state: empty, records: map[string]*record.Record{}, engine: compile.New(compile.Options{Node: name})}
+	f.Watches(true)
 	return f
 }
 
 // to goes to another state and other rollouts.
-func (f *follower) to(s *cluster.State, records map[string]*record.Record) {
+func (f *node) to(s *cluster.State, records map[string]*record.Record) {
 	b := kube.Batch{Pods: map[cluster.Key]*kube.Pod{}, Namespaces: map[string]*cluster.Namespace{}, Nodes: map[string]*cluster.Node{},
 		Policies: map[kube.PolicyKey]*kube.Policy{}, Rollouts: map[string]*record.Record{}, Ranges: s.PodRanges(), RangesChanged: true}
 	for _, e := range f.state.Endpoints() {
@@ -74,30 +74,30 @@ func (f *follower) to(s *cluster.State, records map[string]*record.Record) {
 }
 
 // put does what the feed and the engine do with a batch.
-func (f *follower) put(b kube.Batch) {
-	c := f.take(b)
-	x := edits{batch: b, policies: c.policies}
+func (f *node) put(b kube.Batch) {
+	c := f.Take(b)
+	x := Edits{Batch: b, Policies: c.Policies}
 	for key, p := range b.Pods {
 		if p == nil {
-			x.pods = append(x.pods, podEdit{key: key})
+			x.Pods = append(x.Pods, PodEdit{Key: key})
 		} else {
-			x.pods = append(x.pods, podEdit{key: key, pod: f.pod(key)})
+			x.Pods = append(x.Pods, PodEdit{Key: key, Pod: f.Pod(key)})
 		}
 	}
-	for _, key := range c.pods {
-		x.pods = append(x.pods, podEdit{key: key, pod: f.pod(key)})
+	for _, key := range c.Pods {
+		x.Pods = append(x.Pods, PodEdit{Key: key, Pod: f.Pod(key)})
 	}
-	x.apply(f.engine)
+	x.Apply(f.engine)
 	f.engine.Flush()
-	c.apply()
-	c.done()
+	c.Apply()
+	c.Done()
 }
 
 // settle is what happens then: living connections are judged, and perhaps the API takes the report.
-func (f *follower) settle(stored bool) {
+func (f *node) settle(stored bool) {
 	f.judged(f.begun())
 	if stored {
-		f.stored(v1alpha1.NodeEnforcementStatus{Rollouts: f.report()})
+		f.Stored(v1alpha1.NodeEnforcementStatus{Rollouts: f.Report()})
 	}
 	f.put(kube.Batch{})
 }
@@ -156,7 +156,7 @@ func moved(t *rapid.T, records map[string]*record.Record) map[string]*record.Rec
 func TestTakeIsRewrite(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := clustertest.State(t)
-		f := newFollower(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node"))
+		f := newNode(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node"))
 		records := map[string]*record.Record{}
 		for i := range 5 {
 			switch rapid.IntRange(0, 3).Draw(t, "what") {
@@ -179,7 +179,7 @@ func TestTakeIsRewrite(t *testing.T) {
 	})
 }
 
-func (f *follower) check(t *rapid.T) {
+func (f *node) check(t *rapid.T) {
 	t.Helper()
 	var all []record.Record
 	for _, name := range slices.Sorted(maps.Keys(f.records)) {
@@ -203,7 +203,7 @@ func (f *follower) check(t *rapid.T) {
 		everyone := rollout.Part{Name: u.name, Change: f.records[u.name].Spec.Change, Everyone: true}
 		f.compare(t, u.name+" after", u.judge.After, rewrite(t, bottom, append(values(parts, u.name), everyone)...))
 	}
-	for _, n := range f.report() {
+	for _, n := range f.Report() {
 		x := f.records[n.Name]
 		isHeld := x.Status.Active() && (f.all[n.Name] == nil || parts[n.Name].Name == "" && x.Status.Cohort(x.Spec).Percent > 0)
 		if n.InForce == isHeld {
@@ -231,7 +231,7 @@ func rewrite(t *rapid.T, s *cluster.State, parts ...rollout.Part) *cluster.State
 	return out
 }
 
-func (f *follower) compare(t *rapid.T, what string, c *compile.Compiler, want *cluster.State) {
+func (f *node) compare(t *rapid.T, what string, c *compile.Compiler, want *cluster.State) {
 	t.Helper()
 	for range 8 {
 		tuple := want.Resolve(clustertest.Tuple(t, want)).Tuple()
@@ -242,13 +242,13 @@ func (f *follower) compare(t *rapid.T, what string, c *compile.Compiler, want *c
 }
 
 // reference is what the reference evaluator says of the sides of a connection that are on the node.
-func (f *follower) reference(s *cluster.State, t flow.Tuple) flow.Verdict {
+func (f *node) reference(s *cluster.State, t flow.Tuple) flow.Verdict {
 	d := eval.Evaluate(s, s.Resolve(t))
 	for _, x := range []struct {
 		side *eval.Side
 		pod  *cluster.Endpoint
 	}{{d.Egress, d.Connection.From.Endpoint}, {d.Ingress, d.Connection.To.Endpoint}} {
-		if x.side != nil && x.side.Verdict == flow.Deny && x.pod != nil && x.pod.Node == f.node {
+		if x.side != nil && x.side.Verdict == flow.Deny && x.pod != nil && x.pod.Node == f.name {
 			return flow.Deny
 		}
 	}
@@ -257,7 +257,7 @@ func (f *follower) reference(s *cluster.State, t flow.Tuple) flow.Verdict {
 
 // What a status says anew of the same policies is nothing new to the compilers, though it was decoded anew.
 func TestStatusAloneChangesNoPolicy(t *testing.T) {
-	f := benchFollower(t)
+	f := benchNode(t)
 	read := func(phase rollout.Phase) map[string]*record.Record {
 		x := benchRollout(t, 1)
 		x.Status.Phase = phase
@@ -265,33 +265,33 @@ func TestStatusAloneChangesNoPolicy(t *testing.T) {
 	}
 	f.put(kube.Batch{Rollouts: read(rollout.Progressing)})
 	f.settle(true)
-	in := f.take(kube.Batch{Rollouts: read(rollout.Paused)})
+	in := f.Take(kube.Batch{Rollouts: read(rollout.Paused)})
 	told := map[cluster.Key]*policy.Policy{}
-	for _, p := range in.policies {
-		told[p.key] = p.policy
+	for _, p := range in.Policies {
+		told[p.Key] = p.Policy
 	}
 	if len(told) != 2*benchSpaces {
 		t.Fatalf("%d policies are told", len(told))
 	}
 	before := f.engine.Generation()
-	x := edits{policies: in.policies}
-	for _, key := range in.pods {
-		x.pods = append(x.pods, podEdit{key: key, pod: f.pod(key)})
+	x := Edits{Policies: in.Policies}
+	for _, key := range in.Pods {
+		x.Pods = append(x.Pods, PodEdit{Key: key, Pod: f.Pod(key)})
 	}
-	x.apply(f.engine)
+	x.Apply(f.engine)
 	if delta := f.engine.Flush(); len(delta.Ops) > 0 || f.engine.Generation() != before {
 		t.Errorf("it changes %d elements", len(delta.Ops))
 	}
-	for _, p := range f.take(kube.Batch{Rollouts: read(rollout.Progressing)}).policies {
-		if told[p.key] != p.policy {
-			t.Errorf("%s is another object", p.key)
+	for _, p := range f.Take(kube.Batch{Rollouts: read(rollout.Progressing)}).Policies {
+		if told[p.Key] != p.Policy {
+			t.Errorf("%s is another object", p.Key)
 		}
 	}
 }
 
 // A report is bounded: rollouts that are under way come before those that are over, and of findings the first ones seen.
 func TestReportOfRolloutsIsBounded(t *testing.T) {
-	f := newFollower("n1")
+	f := newNode("n1")
 	all := map[string]*record.Record{}
 	for i := range 2 * maxRollouts {
 		x := &record.Record{Name: fmt.Sprintf("r%02d", i), Status: rollout.Status{Phase: rollout.RolledBack}}
@@ -301,7 +301,7 @@ func TestReportOfRolloutsIsBounded(t *testing.T) {
 		all[x.Name] = x
 	}
 	f.put(kube.Batch{Rollouts: all})
-	names := f.report()
+	names := f.Report()
 	if len(names) != maxRollouts || names[maxRollouts-2].Name != "r18" || names[maxRollouts-1].Name != "r30" || !names[0].InForce || names[maxRollouts-1].InForce {
 		t.Errorf("%d are reported, the last ones %+v", len(names), names[len(names)-2:])
 	}
@@ -333,11 +333,11 @@ func TestRolloutIsRestored(t *testing.T) {
 		"another step":     {func(n *v1alpha1.NodeRollout) { n.StepIndex = 1 }, true, 0},
 		"not judged yet":   {func(n *v1alpha1.NodeRollout) { n.Living = false }, false, 7},
 	} {
-		f := newFollower("n7")
+		f := newNode("n7")
 		n := was
 		c.change(&n)
-		f.restore(v1alpha1.NodeEnforcementStatus{Rollouts: []v1alpha1.NodeRollout{n}})
-		if r := f.report(); len(r) != 1 || r[0].Evidence.Connections != 7 {
+		f.Restore(v1alpha1.NodeEnforcementStatus{Rollouts: []v1alpha1.NodeRollout{n}})
+		if r := f.Report(); len(r) != 1 || r[0].Evidence.Connections != 7 {
 			t.Errorf("%s: before the API has said anything, %+v is reported", name, r)
 		}
 		x := benchRollout(t, 1)
@@ -345,7 +345,7 @@ func TestRolloutIsRestored(t *testing.T) {
 		spec.Steps = append(spec.Steps, rollout.Step{Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: 100}})
 		x.Spec = &spec
 		f.put(kube.Batch{Rollouts: map[string]*record.Record{"r": x}})
-		if r := f.report()[0]; r.Living != c.living || r.InForce != c.living || r.Evidence.Connections != c.connections {
+		if r := f.Report()[0]; r.Living != c.living || r.InForce != c.living || r.Evidence.Connections != c.connections {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}

@@ -1,4 +1,4 @@
-package agent
+package follow
 
 import "sync"
 

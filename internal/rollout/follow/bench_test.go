@@ -1,4 +1,4 @@
-package agent
+package follow
 
 import (
 	"fmt"
@@ -39,8 +39,8 @@ func benchPolicy(tb testing.TB, space, app int, port uint16) *policy.Policy {
 	return p
 }
 
-func benchFollower(tb testing.TB) *follower {
-	f := newFollower("n7")
+func benchNode(tb testing.TB) *node {
+	f := newNode("n7")
 	b := kube.Batch{Pods: map[cluster.Key]*kube.Pod{}, Namespaces: map[string]*cluster.Namespace{}, Policies: map[kube.PolicyKey]*kube.Policy{}}
 	for i := range benchPods {
 		p := benchPod(i, 0)
@@ -70,7 +70,7 @@ func benchRollout(tb testing.TB, revision int) *record.Record {
 // BenchmarkOnePod is what one pod of another node that gets another address costs: what rollouts add where there are none,
 // all of it without them, and while one is under way.
 func BenchmarkOnePod(b *testing.B) {
-	f := benchFollower(b)
+	f := benchNode(b)
 	var batches []kube.Batch
 	for i := range 4 * benchPods {
 		p := benchPod(i*7%benchPods, 1+i%3)
@@ -85,9 +85,9 @@ func BenchmarkOnePod(b *testing.B) {
 		})
 	}
 	run("added", func(batch kube.Batch) {
-		c := f.take(batch)
-		c.apply()
-		c.done()
+		c := f.Take(batch)
+		c.Apply()
+		c.Done()
 	})
 	run("no rollout", f.put)
 	f.put(kube.Batch{Rollouts: map[string]*record.Record{"r": benchRollout(b, 1)}})
@@ -97,7 +97,7 @@ func BenchmarkOnePod(b *testing.B) {
 
 // BenchmarkBegin is what the begin of a rollout costs: two more compilers, and who is selected.
 func BenchmarkBegin(b *testing.B) {
-	f := benchFollower(b)
+	f := benchNode(b)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		f.put(kube.Batch{Rollouts: map[string]*record.Record{"r": benchRollout(b, i)}})
@@ -106,7 +106,7 @@ func BenchmarkBegin(b *testing.B) {
 
 // BenchmarkStep is what a step of it costs, which narrows or widens the cohort.
 func BenchmarkStep(b *testing.B) {
-	f := benchFollower(b)
+	f := benchNode(b)
 	x := benchRollout(b, 1)
 	x.Spec.Steps = append(x.Spec.Steps, rollout.Step{Kind: rollout.Enforce, Cohort: rollout.Cohort{Percent: 50}})
 	f.put(kube.Batch{Rollouts: map[string]*record.Record{"r": x}})
