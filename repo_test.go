@@ -34,7 +34,7 @@ var mayImport = map[string]string{
 	"internal/compile/classes": "flow ruleset compile/pool compile/rows",
 	"internal/compile/rows":    "flow policy cluster ruleset compile/pool",
 	"internal/service":         "label flow cluster",
-	"internal/rollout":         "label flow policy cluster",
+	"internal/rollout":         "label flow policy cluster words",
 	// the edges: each meets the core, and another edge only through that edge's interface
 	"internal/explain":                 "label flow policy cluster eval manifest/write",
 	"internal/manifest":                "label flow policy cluster podspec service rollout near manifest/document",
@@ -49,7 +49,7 @@ var mayImport = map[string]string{
 	"internal/controller/enforcement":  "cluster inforce source/kube",
 	"internal/agent":                   "flow cluster ruleset compile dataplane dataplane/nft engine source/kube inforce flowlog flowlog/socket flowlog/watch conntrack rollout/follow netns cni loopback",
 	"internal/loopback":                "",
-	"internal/controller":              "label policy cluster generation generation/configmaps compile rollout rollout/judge rollout/measure rollout/record source/kube inforce loopback controller/enforcement",
+	"internal/controller":              "label policy cluster generation generation/configmaps compile rollout rollout/judge rollout/measure rollout/record source/kube inforce loopback controller/enforcement words",
 	"internal/source/git":              "manifest source/dir",
 	"internal/dataplane":               "flow ruleset",
 	"internal/dataplane/dataplanetest": "flow ruleset dataplane netns",
@@ -73,22 +73,22 @@ var mayImport = map[string]string{
 	"internal/flowlog/nodes":           "flow flowlog",
 	"internal/flowlog/alert":           "flow flowlog",
 	"internal/engine":                  "flow cluster ruleset compile dataplane",
-	"internal/reach":                   "label flow policy cluster ruleset compile",
+	"internal/reach":                   "label flow policy cluster ruleset compile words",
 	"internal/plan":                    "flow policy cluster eval explain reach flowlog words",
 	"internal/plan/show":               "plan words",
 	"internal/plan/gate":               "plan words",
 	"internal/words":                   "",
-	"internal/mapview":                 "flow cluster reach",
-	"internal/lab":                     "label flow policy cluster eval ruleset compile query dataplane engine netns podnet echo report",
+	"internal/mapview":                 "flow cluster reach words",
+	"internal/lab":                     "label flow policy cluster eval ruleset compile query dataplane engine netns podnet echo report words",
 	"internal/cluster/clustertest":     "label flow policy cluster",
 	"internal/query":                   "label flow policy cluster service",
 	"internal/near":                    "",
 	"internal/report":                  "",
 	"internal/manifest/write":          "label flow policy",
-	"internal/guard":                   "label flow policy cluster",
+	"internal/guard":                   "label flow policy cluster words",
 	"internal/lint":                    "label flow policy cluster eval service rollout manifest near report",
-	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document manifest/write source/dir query explain reach near report",
-	"internal/live":                    "label flow policy cluster eval query",
+	"internal/policytest":              "label flow policy cluster eval service rollout manifest manifest/document manifest/write source/dir query explain reach near report words",
+	"internal/live":                    "label flow policy cluster eval query words",
 	"internal/live/pods":               "label flow cluster live live/wire flowlog/nodes",
 	"internal/live/wire":               "flow cluster echo",
 	"internal/podspec":                 "",
@@ -118,7 +118,7 @@ var mayImport = map[string]string{
 }
 
 // core packages are pure: no I/O, goroutine, clock or logger, so of the standard library only these.
-var core = strings.Fields("label flow policy cluster eval ruleset compile compile/pool compile/rows compile/classes service rollout")
+var core = strings.Fields("words label flow policy cluster eval ruleset compile compile/pool compile/rows compile/classes service rollout")
 
 var pure = strings.Fields("bufio bytes cmp encoding/binary errors fmt hash/fnv hash/maphash iter maps math math/bits net/netip slices sort strconv strings unicode unicode/utf8 unsafe time")
 

@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/runtime"
 	"github.com/ringfence-project/ringfence/internal/up"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // generationView is an entry of the history, with what changed.
@@ -249,14 +250,6 @@ func changedSince(read func(generation.ID) (generation.Generation, error), paren
 // fewChanges is how many changed policies a line of the list names.
 const fewChanges = 4
 
-// firstFew are the first of many names, and how many there are beside.
-func firstFew(names []string) []string {
-	if len(names) <= fewChanges {
-		return names
-	}
-	return append(slices.Clone(names[:fewChanges]), fmt.Sprintf("and %d more", len(names)-fewChanges))
-}
-
 func printGenerations(w io.Writer, views []generationView) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "NUMBER\tID\tMARK\tIN FORCE SINCE\tWHY\tCHANGED")
@@ -265,11 +258,11 @@ func printGenerations(w io.Writer, views []generationView) error {
 		if v.Current {
 			mark = strings.TrimPrefix(mark+", current", ", ")
 		}
-		changes := v.Changes
-		if v.Policies == nil {
-			changes = firstFew(changes)
+		most := fewChanges
+		if v.Policies != nil {
+			most = len(v.Changes)
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", v.Number, v.ID.Short(), mark, v.Time.Local().Format(time.DateTime), v.Why, strings.Join(changes, ", "))
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", v.Number, v.ID.Short(), mark, v.Time.Local().Format(time.DateTime), v.Why, words.Some(v.Changes, most, ", "))
 	}
 	if err := t.Flush(); err != nil {
 		return err

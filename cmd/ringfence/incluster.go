@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // inCluster is what a cluster has, as far as it decides what is in force there.
@@ -85,7 +85,7 @@ func (c *inCluster) notes(candidate string) []string {
 			continue
 		}
 		if o := others[r.Name]; len(o) > 0 {
-			all = append(all, fmt.Sprintf("rollout %s has in force what the API says otherwise (%s): it counts as the rollout has it", r.Name, strings.Join(firstFew(o), ", ")))
+			all = append(all, fmt.Sprintf("rollout %s has in force what the API says otherwise (%s): it counts as the rollout has it", r.Name, words.Some(o, fewChanges, ", ")))
 		}
 		if r.Spec != nil && r.Status.Active() && r.Status.Cohort(r.Spec).Percent > 0 {
 			all = append(all, fmt.Sprintf("rollout %s is under way (%s): its cohort is judged by its candidate, and here as everyone else; --rollout %s has it count for everyone",

@@ -16,6 +16,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/report"
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/source/dir"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // lintFlags are what `lint` is asked for.
@@ -233,7 +234,7 @@ func writeFindings(w io.Writer, findings []report.Finding) error {
 	var parts []string
 	for _, l := range []report.Level{report.Error, report.Warning, report.Note} {
 		if n := counts[l]; n > 0 {
-			parts = append(parts, countOf(n, l.String()))
+			parts = append(parts, words.Counted(n, l.String()))
 		}
 	}
 	if suppressed > 0 {
@@ -244,13 +245,6 @@ func writeFindings(w io.Writer, findings []report.Finding) error {
 	}
 	fmt.Fprintln(out, strings.Join(parts, ", "))
 	return out.Flush()
-}
-
-func countOf(n int, one string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %ss", n, one)
 }
 
 func levelWord(w io.Writer, l report.Level) string {

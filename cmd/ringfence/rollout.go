@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/driver"
 	"github.com/ringfence-project/ringfence/internal/up"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 func newRollout() *cobra.Command {
@@ -291,7 +292,7 @@ func printRollout(w io.Writer, v driver.View, by drivenBy) error {
 		fmt.Fprintf(t, "  query\t%s\n", q)
 	}
 	e := v.Evidence
-	if seen := rollout.Count(e.Connections, "connection") + " of " + rollout.Count(len(e.Workloads), "workload"); e.Connections > 0 || v.Active() {
+	if seen := words.Counted(e.Connections, "connection") + " of " + words.Counted(len(e.Workloads), "workload"); e.Connections > 0 || v.Active() {
 		if e.Uncertain > 0 {
 			seen += fmt.Sprintf(", and %d that could not be judged", e.Uncertain)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/inforce"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // clusterStatusFlags are what `status` of a cluster can be told.
@@ -177,13 +178,7 @@ func printVersions(w io.Writer, all []nodeStatus) error {
 	fmt.Fprintln(w, "\nThe agents' versions differ:")
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, version := range slices.Sorted(maps.Keys(by)) {
-		const most = 3
-		names := by[version]
-		text := strings.Join(names[:min(most, len(names))], ", ")
-		if more := len(names) - most; more > 0 {
-			text += fmt.Sprintf(" and %d more", more)
-		}
-		fmt.Fprintf(t, "  %s\t%s\n", version, text)
+		fmt.Fprintf(t, "  %s\t%s\n", version, words.Some(by[version], 3, ", "))
 	}
 	return t.Flush()
 }

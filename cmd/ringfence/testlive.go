@@ -221,11 +221,7 @@ func (r *liveRun) tellChanges(ctx context.Context) error {
 		changed[v.kind+" "+strings.TrimPrefix(v.key.String(), "/")] = true
 	}
 	if len(changed) > 0 {
-		names := slices.Sorted(maps.Keys(changed))
-		if more := len(names) - 5; more > 0 {
-			names = append(names[:5], fmt.Sprintf("and %d more", more))
-		}
-		r.warn("policies changed while it ran, and what failed may be due to that: %s", strings.Join(names, ", "))
+		r.warn("policies changed while it ran, and what failed may be due to that: %s", words.Some(slices.Sorted(maps.Keys(changed)), 5, ", "))
 	}
 	return nil
 }

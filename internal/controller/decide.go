@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // snapshot is what is known at one moment. What follows from it depends on it and on the records only.
@@ -251,10 +252,4 @@ func (s *snapshot) over(r record.Record) string {
 }
 
 // some is a list of at most three, and how many more.
-func some(list []string) string {
-	const most = 3
-	if len(list) <= most {
-		return strings.Join(list, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
-}
+func some(list []string) string { return words.Some(list, 3, ", ") }

@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/label"
 	"github.com/ringfence-project/ringfence/internal/policy"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // Everywhere is the namespace of a label that counts in all of them.
@@ -233,10 +234,7 @@ func tables(labels []Label) []string {
 
 // few names one policy, and how many more there are.
 func few(policies []string) string {
-	if len(policies) == 1 {
-		return policies[0]
-	}
-	return fmt.Sprintf("%s and %d more", policies[0], len(policies)-1)
+	return words.Some(policies, 1, ", ")
 }
 
 func (o Options) labelRule(s shape, number int, table string) rule {

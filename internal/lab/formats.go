@@ -7,6 +7,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/report"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // JSON writes the whole report as one object.
@@ -95,7 +96,7 @@ func (r *Report) JUnit(w io.Writer) error {
 	}
 	for _, s := range r.Skipped {
 		suite.Cases = append(suite.Cases, report.Case{Class: "skipped", Name: s.What,
-			Skipped: fmt.Sprintf("%s: %s", plural(s.Count, "probe"), s.Why)})
+			Skipped: fmt.Sprintf("%s: %s", words.Counted(s.Count, "probe"), s.Why)})
 	}
 	return report.JUnit(w, []report.Suite{suite})
 }

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // cell sums up some probes. The zero value is none.
@@ -49,7 +51,7 @@ type column struct {
 	to, services []string
 }
 
-func (c column) String() string { return nameOf(c.to) + ":" + fewJoined(c.services, 5, ",") }
+func (c column) String() string { return nameOf(c.to) + ":" + words.Some(c.services, 5, ",") }
 
 // nameOf joins the names of what looks alike.
 func nameOf(names []string) string {

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ringfence-project/ringfence/internal/flow"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // maxBoxes is how many boxes a person still reads; a matrix with more is drawn without
@@ -149,14 +150,7 @@ func few(names []string, n int, none string) string {
 	if len(names) == 0 {
 		return none
 	}
-	return fewJoined(names, n, ", ")
-}
-
-func fewJoined(names []string, n int, by string) string {
-	if len(names) > n {
-		return strings.Join(names[:n], by) + fmt.Sprintf(" and %d more", len(names)-n)
-	}
-	return strings.Join(names, by)
+	return words.Some(names, n, ", ")
 }
 
 // victims are what one rule denied.
@@ -193,7 +187,7 @@ func (p *printer) denials(r *Report) {
 		if v.rule.IsZero() {
 			rule = "no policy's rule"
 		}
-		p.linef("  %s: %s", rule, plural(v.count, "probe"))
+		p.linef("  %s: %s", rule, words.Counted(v.count, "probe"))
 		p.linef("      %s", few(v.names(), 2, ""))
 	}
 	p.linef("")
@@ -213,7 +207,7 @@ func (v *victims) add(from, to, service string) {
 func (v *victims) names() []string {
 	var names []string
 	for i, pair := range v.pairs.items {
-		names = append(names, pair[0]+" -> "+pair[1]+":"+fewJoined(v.what[i], 5, ","))
+		names = append(names, pair[0]+" -> "+pair[1]+":"+words.Some(v.what[i], 5, ","))
 	}
 	return names
 }
@@ -240,10 +234,10 @@ func (p *printer) remarks(r *Report) {
 		p.linef("note: %s", n)
 	}
 	for _, s := range r.Skipped {
-		p.linef("skipped: %s (%s): %s", plural(s.Count, "probe"), s.What, s.Why)
+		p.linef("skipped: %s (%s): %s", words.Counted(s.Count, "probe"), s.What, s.Why)
 	}
 	if r.LostEvents > 0 {
-		p.linef("note: %s of denials came too fast to be read", plural(r.LostEvents, "event"))
+		p.linef("note: %s of denials came too fast to be read", words.Counted(r.LostEvents, "event"))
 	}
 }
 
@@ -272,15 +266,8 @@ func (p *printer) summary(r *Report) {
 	} else if !r.Enforced {
 		verdict = "nothing was enforced"
 	}
-	p.linef("%s (%s), %s in %s, booted in %s: %d reached, %d denied; %s", plural(r.Pods, "pod"), r.Topology,
-		plural(len(r.Results), "probe"), rounded(r.Timings.Probe), rounded(r.Timings.Boot), r.Count(Answered), r.Count(Denied), verdict)
+	p.linef("%s (%s), %s in %s, booted in %s: %d reached, %d denied; %s", words.Counted(r.Pods, "pod"), r.Topology,
+		words.Counted(len(r.Results), "probe"), rounded(r.Timings.Probe), rounded(r.Timings.Boot), r.Count(Answered), r.Count(Denied), verdict)
 }
 
 func rounded(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
 	"github.com/ringfence-project/ringfence/internal/eval"
 	"github.com/ringfence-project/ringfence/internal/query"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // Find returns the attempt that a connection is made by, or the obstacle that Planner.Add named.
@@ -66,10 +66,7 @@ func (plan *Plan) Namespaces() []string {
 // String is for people: "shop/web, shop/api", and the labels where policies look at any.
 func (p Probe) String() string {
 	const most = 4
-	text := strings.Join(p.Stands[:min(len(p.Stands), most)], ", ")
-	if more := len(p.Stands) - most; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
+	text := words.Some(p.Stands, most, ", ")
 	if p.Second {
 		text += " (a second one)"
 	}

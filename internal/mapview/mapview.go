@@ -176,13 +176,6 @@ func openEnds(b reach.Box) string {
 	return "open"
 }
 
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // printer keeps the first error, so that callers stay linear.
 type printer struct {
 	w   io.Writer

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/reach"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // widestCell is what a cell of the matrix may take; longer lists of ports make the list the better form.
@@ -183,7 +184,7 @@ func shorten(names []string, most int) []string {
 	if len(names) <= most {
 		return names
 	}
-	return append(slices.Clone(names[:most]), plural(len(names)-most, "other"))
+	return append(slices.Clone(names[:most]), words.Counted(len(names)-most, "other"))
 }
 
 // between counts the pairs between two groups that a picture would draw, and all of them.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ringfence-project/ringfence/internal/explain"
 	"github.com/ringfence-project/ringfence/internal/report"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // Suites are the results in the form of JUnit and TAP: a suite for each file, a case for each check.
@@ -162,7 +163,7 @@ func (r *Report) Text(w io.Writer, o Options) error {
 	if !r.OK() {
 		verdict = "FAILED"
 	}
-	text := fmt.Sprintf("%s: %d of %d tests hold, %s, %s", p.paint(verdict, r.OK()), ok, tests, plural(checks, "check"), plural(connections, "connection"))
+	text := fmt.Sprintf("%s: %d of %d tests hold, %s, %s", p.paint(verdict, r.OK()), ok, tests, words.Counted(checks, "check"), words.Counted(connections, "connection"))
 	if made, skipped := r.Made(); made+skipped > 0 {
 		text += fmt.Sprintf(", %d made with packets", made)
 		if skipped > 0 {
@@ -199,7 +200,7 @@ func (p printer) test(t Test) {
 		n += c.Judged
 	}
 	if t.OK() {
-		p.line(1, "%s %s  (%s, %s)", p.mark("✓"), t.Name, plural(len(t.Checks), "check"), plural(n, "connection"))
+		p.line(1, "%s %s  (%s, %s)", p.mark("✓"), t.Name, words.Counted(len(t.Checks), "check"), words.Counted(n, "connection"))
 		p.skipped(t)
 		return
 	}
@@ -226,7 +227,7 @@ func (p printer) skipped(t Test) {
 		}
 	}
 	for _, s := range all.Skipped {
-		p.line(2, "not made, evaluated only (%s): %s", plural(s.Connections, "connection"), s.Why)
+		p.line(2, "not made, evaluated only (%s): %s", words.Counted(s.Connections, "connection"), s.Why)
 	}
 }
 
@@ -251,11 +252,11 @@ func (p printer) failures(indent int, c Check) {
 			p.explanation(indent+1, f.Explanation)
 		}
 		if f.Like > 0 {
-			p.line(indent+1, "%s like it", plural(f.Like, "more connection"))
+			p.line(indent+1, "%s like it", words.Counted(f.Like, "more connection"))
 		}
 	}
 	if c.More > 0 {
-		p.line(indent, "and %s", plural(c.More, "more failure"))
+		p.line(indent, "and %s", words.Counted(c.More, "more failure"))
 	}
 }
 
@@ -267,18 +268,11 @@ func (p printer) explanation(indent int, e *explain.Explanation) {
 }
 
 func (p printer) coverage(c Coverage) {
-	p.line(0, "coverage: %d of %s exercised, %.0f %%", c.Exercised, plural(c.Rules, "rule"), c.Percent)
+	p.line(0, "coverage: %d of %s exercised, %.0f %%", c.Exercised, words.Counted(c.Rules, "rule"), c.Percent)
 	for _, r := range c.Unexercised {
 		p.line(1, "no test exercises %s (%s)", r.Rule, r.Place)
 	}
 	if len(c.Unselected) > 0 {
-		p.line(0, "%d of %s selected by no policy: %s", len(c.Unselected), plural(c.Workloads, "workload"), strings.Join(c.Unselected, ", "))
+		p.line(0, "%d of %s selected by no policy: %s", len(c.Unselected), words.Counted(c.Workloads, "workload"), strings.Join(c.Unselected, ", "))
 	}
-}
-
-func plural(n int, one string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %ss", n, one)
 }

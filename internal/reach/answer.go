@@ -2,7 +2,6 @@ package reach
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -378,11 +377,4 @@ func (s *sharer) half(row uint32, c ruleset.Cell) Half {
 		return Half{}
 	}
 	return Half{true, c.Verdict, s.m.rules.Rules[c.Rule]}
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/flow"
 	"github.com/ringfence-project/ringfence/internal/policy"
 	"github.com/ringfence-project/ringfence/internal/ruleset"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // manyBlocks is how many parts of the outside are shown one by one. Of more, those that all policies treat alike
@@ -71,7 +72,7 @@ func prefixNames(all []netip.Prefix) string {
 	}
 	text := strings.Join(names, ", ")
 	if n := len(all) - len(names); n > 0 {
-		text += " and " + plural(n, "more block")
+		text += " and " + words.Counted(n, "more block")
 	}
 	return text
 }

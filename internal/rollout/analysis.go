@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // Verdict is an answer with its reasons, the weightiest first.
@@ -157,23 +159,9 @@ func (a Analysis) judgeCoverage(v *Verdict, step StepKind, e Evidence, h Health)
 }
 
 // some is a list of at most three, and how many more.
-func some(list []string) string {
-	const most = 3
-	if len(list) <= most {
-		return strings.Join(list, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
-}
+func some(list []string) string { return words.Some(list, 3, ", ") }
 
-func connections(n int) string { return Count(n, "connection") }
-
-// Count is for instance "1 pod" or "2 pods".
-func Count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
+func connections(n int) string { return words.Counted(n, "connection") }
 
 func times(n int) string {
 	if n == 1 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ringfence-project/ringfence/internal/cluster"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // Phase is where a rollout stands. The zero value is nowhere: nobody is judged by the candidate.
@@ -194,7 +195,7 @@ func (s Status) Tick(spec *Spec, h Health, now time.Time) Status {
 	case v.Answer == Inconclusive:
 		s.enter(now, Paused, ByAnalysis, v.String())
 	case done && h.InForce:
-		s.note(now, "step %d passed: %s of %s seen", s.Step+1, connections(s.Evidence.Connections), Count(len(s.Evidence.Workloads), "workload"))
+		s.note(now, "step %d passed: %s of %s seen", s.Step+1, connections(s.Evidence.Connections), words.Counted(len(s.Evidence.Workloads), "workload"))
 		s.begin(spec, s.Step+1, now)
 	case s.Phase == Paused: // its reason is gone before its time was over
 		s.enter(now, Progressing, "", "")

@@ -1,8 +1,9 @@
-// Package words writes numbers and times as people say them.
+// Package words writes numbers, lists and times as people say them.
 package words
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -15,6 +16,14 @@ func Plural(n int, one, many string) string {
 		return "1 " + one
 	}
 	return Thousands(n) + " " + many
+}
+
+// Some is a list of at most the first few, and how many more there are: "a, b and 3 more".
+func Some(list []string, most int, by string) string {
+	if len(list) <= most {
+		return strings.Join(list, by)
+	}
+	return fmt.Sprintf("%s and %s more", strings.Join(list[:most], by), Thousands(len(list)-most))
 }
 
 // Thousands is a number with commas: 31,204.
