@@ -85,18 +85,24 @@ func (b *Bundle) takeNode(o *object, n *corev1.Node) {
 }
 
 func (o *object) podRanges(n *corev1.Node) []netip.Prefix {
-	var ranges []netip.Prefix
-	if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
-		if p, ok := o.prefix("spec.podCIDR", n.Spec.PodCIDR); ok {
-			ranges = append(ranges, p)
+	return oneOrMany("spec.podCIDR", n.Spec.PodCIDR, n.Spec.PodCIDRs, o.prefix)
+}
+
+// oneOrMany reads a field that has a list beside it, of the field's name and an s, which counts if it is there.
+func oneOrMany[T any](field, one string, many []string, read func(field, text string) (T, bool)) []T {
+	var all []T
+	add := func(field, text string) {
+		if v, ok := read(field, text); ok {
+			all = append(all, v)
 		}
 	}
-	for i, text := range n.Spec.PodCIDRs {
-		if p, ok := o.prefix(document.At("spec.podCIDRs", i), text); ok {
-			ranges = append(ranges, p)
-		}
+	if len(many) == 0 && one != "" {
+		add(field, one)
 	}
-	return ranges
+	for i, text := range many {
+		add(document.At(field+"s", i), text)
+	}
+	return all
 }
 
 func (b *Bundle) takeService(o *object, s *corev1.Service) {
@@ -151,18 +157,7 @@ func affinity(s *corev1.Service) time.Duration {
 }
 
 func (o *object) clusterIPs(s *corev1.Service) []netip.Addr {
-	var addrs []netip.Addr
-	if len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP != "" {
-		if a, ok := o.address("spec.clusterIP", s.Spec.ClusterIP); ok {
-			addrs = append(addrs, a)
-		}
-	}
-	for i, text := range s.Spec.ClusterIPs {
-		if a, ok := o.address(document.At("spec.clusterIPs", i), text); ok {
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs
+	return oneOrMany("spec.clusterIP", s.Spec.ClusterIP, s.Spec.ClusterIPs, o.address)
 }
 
 func (o *object) servicePort(path string, p corev1.ServicePort) service.Port {
