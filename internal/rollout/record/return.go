@@ -239,7 +239,8 @@ func (r Record) returnNow(all []Record, now time.Time) (next Record, done bool) 
 			}
 		}
 	}
-	status := r.Status.Follow(r.Spec, "", now)
+	r = r.With(r.Status.Follow(r.Spec, "", now), now)
+	status := r.Status
 	if !status.Active() { // a person ended it
 		status, _ = status.Do(r.Spec, rollout.Retry, rollout.Health{}, now)
 	}
