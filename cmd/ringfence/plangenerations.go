@@ -29,6 +29,10 @@ func (o *planOptions) generationSides(cmd *cobra.Command, args []string) (sides 
 	if err != nil {
 		return sides, err
 	}
+	return o.generationSidesOf(cmd, a, args)
+}
+
+func (o *planOptions) generationSidesOf(cmd *cobra.Command, a *api, args []string) (sides [2]plan.Side, err error) {
 	k, err := a.kept(cmd.Context(), o.recorded.cluster.agents)
 	if err != nil {
 		return sides, err

@@ -166,6 +166,9 @@ func (c clusterRollouts) returnTo(ctx context.Context, namespace, ref string, wa
 			return x.Name == record.ReturnName && x.Digest == made.Digest && x.Phase == string(rollout.Complete) && x.InForce
 		})
 	})
+	if err != nil {
+		err = fmt.Errorf("returned to the policies of %s, but it is not known where they are in force: %w", to, err)
+	}
 	return s, err
 }
 
