@@ -295,14 +295,18 @@ func TestReportOfRolloutsIsBounded(t *testing.T) {
 	all := map[string]*record.Record{}
 	for i := range 2 * maxRollouts {
 		x := &record.Record{Name: fmt.Sprintf("r%02d", i), Status: rollout.Status{Phase: rollout.RolledBack}}
-		if i == 30 {
+		switch i {
+		case 30:
 			x.Status.Phase = rollout.Paused
+		case 31:
+			x.Name = record.ReturnName // which people wait for
 		}
 		all[x.Name] = x
 	}
 	f.put(kube.Batch{Rollouts: all})
 	names := f.Report()
-	if len(names) != maxRollouts || names[maxRollouts-2].Name != "r18" || names[maxRollouts-1].Name != "r30" || !names[0].InForce || names[maxRollouts-1].InForce {
+	if len(names) != maxRollouts || names[maxRollouts-3].Name != "r17" || names[maxRollouts-2].Name != "r30" ||
+		names[maxRollouts-1].Name != record.ReturnName || !names[0].InForce || names[maxRollouts-2].InForce {
 		t.Errorf("%d are reported, the last ones %+v", len(names), names[len(names)-2:])
 	}
 	var e rollout.Evidence

@@ -179,7 +179,7 @@ func (r *Follower) Report() []v1alpha1.NodeRollout {
 		if x.Status.Phase == "" || x.Status.Phase == rollout.Waiting || x.Status.Phase == rollout.Invalid {
 			continue
 		}
-		isOver[name] = x.Status.Over() && x.Returned() == nil
+		isOver[name] = x.Status.Over() && name != record.ReturnName
 		all = append(all, r.reportOf(x))
 	}
 	byName := func(a, b v1alpha1.NodeRollout) int { return strings.Compare(a.Name, b.Name) }
