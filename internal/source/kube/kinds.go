@@ -252,11 +252,8 @@ func (s *Source) setPod(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	b.AddPod(p)
-	r := b.Finish(manifest.Options{})
 	key := cluster.Key{Namespace: p.Namespace, Name: p.Name}
-	s.tell("Pod "+key.String(), r.Problems)
+	r := s.read("Pod "+key.String(), func(b *manifest.Bundle) { b.AddPod(p) })
 	var pod *Pod
 	if len(r.Objects.Endpoints) > 0 {
 		pod = &Pod{Endpoint: r.Objects.Endpoints[0], UID: string(p.UID), Terminating: p.DeletionTimestamp != nil,
@@ -302,12 +299,9 @@ func (s *Source) setNamespace(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	b.AddNamespace(n)
-	r := b.Finish(manifest.Options{})
-	s.tell("Namespace "+n.Name, r.Problems)
+	r := s.read("Namespace "+n.Name, func(b *manifest.Bundle) { b.AddNamespace(n) })
 	if len(r.Objects.Namespaces) == 0 {
-		s.dropNamespace(n.Name)
+		s.forgetNamespace(n.Name)
 		return
 	}
 	now := r.Objects.Namespaces[0]
@@ -315,6 +309,11 @@ func (s *Source) setNamespace(o any) {
 }
 
 func (s *Source) dropNamespace(name string) {
+	s.tell("Namespace "+name, nil)
+	s.forgetNamespace(name)
+}
+
+func (s *Source) forgetNamespace(name string) {
 	s.change(func(b *Batch) { b.Namespaces[name] = nil })
 }
 
@@ -323,12 +322,9 @@ func (s *Source) setNode(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	b.AddNode(n)
-	r := b.Finish(manifest.Options{})
-	s.tell("Node "+n.Name, r.Problems)
+	r := s.read("Node "+n.Name, func(b *manifest.Bundle) { b.AddNode(n) })
 	if len(r.Objects.Nodes) == 0 {
-		s.dropNode(n.Name)
+		s.forgetNode(n.Name)
 		return
 	}
 	now := r.Objects.Nodes[0]
@@ -346,6 +342,11 @@ func (s *Source) setNode(o any) {
 }
 
 func (s *Source) dropNode(name string) {
+	s.tell("Node "+name, nil)
+	s.forgetNode(name)
+}
+
+func (s *Source) forgetNode(name string) {
 	delete(s.nodes, name)
 	s.change(func(b *Batch) {
 		b.Nodes[name] = nil
@@ -360,11 +361,8 @@ func (s *Source) setEndpointSlice(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	b.AddEndpointSlice(slice)
-	r := b.Finish(manifest.Options{})
 	key := slice.Namespace + "/" + slice.Name
-	s.tell("EndpointSlice "+key, r.Problems)
+	r := s.read("EndpointSlice "+key, func(b *manifest.Bundle) { b.AddEndpointSlice(slice) })
 	s.setServers(key, r.Objects.APIServers)
 }
 
@@ -400,9 +398,7 @@ func (s *Source) setPolicy(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	b.AddNetworkPolicy(np)
-	s.passPolicy("NetworkPolicy", np, b)
+	s.passPolicy("NetworkPolicy", np, func(b *manifest.Bundle) { b.AddNetworkPolicy(np) })
 }
 
 func (s *Source) setClusterPolicy(o any) {
@@ -410,9 +406,7 @@ func (s *Source) setClusterPolicy(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	addClusterPolicy(b, u)
-	s.passPolicy("ClusterNetworkPolicy", u, b)
+	s.passPolicy("ClusterNetworkPolicy", u, func(b *manifest.Bundle) { addClusterPolicy(b, u) })
 }
 
 func addClusterPolicy(b *manifest.Bundle, u *unstructured.Unstructured) {
@@ -424,10 +418,9 @@ func addClusterPolicy(b *manifest.Bundle, u *unstructured.Unstructured) {
 	b.AddClusterNetworkPolicy(&cnp)
 }
 
-func (s *Source) passPolicy(kind string, m metav1.Object, b *manifest.Bundle) {
-	r := b.Finish(manifest.Options{})
+func (s *Source) passPolicy(kind string, m metav1.Object, add func(*manifest.Bundle)) {
 	key := PolicyKey{Namespace: m.GetNamespace(), Name: m.GetName()}
-	s.tell(strings.TrimSuffix(kind+" "+strings.TrimPrefix(key.String(), "/"), " "), r.Problems)
+	r := s.read(strings.TrimSuffix(kind+" "+strings.TrimPrefix(key.String(), "/"), " "), add)
 	if len(r.Objects.Policies) == 0 {
 		delete(s.policies[kind], key)
 		s.change(func(b *Batch) { b.Policies[key] = nil })
@@ -459,6 +452,15 @@ func (s *Source) dropPolicy(key string) {
 // same reports whether only what matters to nobody changed, like the object's status: its generation stayed.
 func (p *Policy) same(o *Policy) bool {
 	return p.UID == o.UID && p.Generation != 0 && p.Generation == o.Generation && p.AlertTitle == o.AlertTitle && p.Defect == o.Defect
+}
+
+// read reads one object, and says what is wrong with it.
+func (s *Source) read(object string, add func(*manifest.Bundle)) manifest.Result {
+	b := manifest.NewBundle()
+	add(b)
+	r := b.Finish(manifest.Options{})
+	s.tell(object, r.Problems)
+	return r
 }
 
 // tell makes an object's problems a condition, or ends it.

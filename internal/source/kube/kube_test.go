@@ -260,6 +260,30 @@ func TestMalformedPodsAreFenced(t *testing.T) {
 	w.until("it is right", func() bool { return w.have.Pods[web] != nil && len(w.have.Ranges) == 0 && w.condition(Malformed) == "" })
 }
 
+// What is gone is wrong no more.
+func TestMalformedNodesAndNamespacesThatGo(t *testing.T) {
+	w := newWorld(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "odd", Labels: map[string]string{"a": "no value: spaces"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "odd"}, Status: corev1.NodeStatus{
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "no address"}}}})
+	w.run()
+	said := func() string {
+		var all []string
+		for _, c := range w.source.Conditions() {
+			if c.Type == Malformed {
+				all = append(all, c.Object)
+			}
+		}
+		return strings.Join(all, ", ")
+	}
+	w.until("it is said of both", func() bool { return said() == "Namespace odd, Node odd" })
+	w.awaitWatch("namespaces")
+	w.awaitWatch("nodes")
+	w.must(nil, w.client.CoreV1().Namespaces().Delete(t.Context(), "odd", metav1.DeleteOptions{}))
+	w.until("it is said of the node", func() bool { return said() == "Node odd" })
+	w.must(nil, w.client.CoreV1().Nodes().Delete(t.Context(), "odd", metav1.DeleteOptions{}))
+	w.until("it is said of neither", func() bool { return said() == "" })
+}
+
 func TestMalformedPoliciesAreStoodInFor(t *testing.T) {
 	w := newWorld(t, networkPolicy("np", networkingv1.NetworkPolicyPeer{}))
 	w.installed.Store(true)

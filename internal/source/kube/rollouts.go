@@ -47,13 +47,12 @@ func (s *Source) setCronJob(o any) {
 	if !ok {
 		return
 	}
-	b := manifest.NewBundle()
-	if c.Spec.Suspend == nil || !*c.Spec.Suspend {
-		b.AddCronJob(c)
-	}
-	r := b.Finish(manifest.Options{})
 	key := cluster.Key{Namespace: c.Namespace, Name: c.Name}
-	s.tell("CronJob "+key.String(), r.Problems)
+	r := s.read("CronJob "+key.String(), func(b *manifest.Bundle) {
+		if c.Spec.Suspend == nil || !*c.Spec.Suspend {
+			b.AddCronJob(c)
+		}
+	})
 	var job *cluster.Workload
 	if len(r.Objects.Workloads) > 0 {
 		job = &r.Objects.Workloads[0]
