@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +11,11 @@ import (
 	"testing"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/ringfence-project/ringfence/internal/generation"
 	"github.com/ringfence-project/ringfence/internal/generation/configmaps"
@@ -153,6 +158,29 @@ func TestReturnOfACluster(t *testing.T) {
 	}
 	if _, err := c.resume(t.Context(), time.Second); !errors.Is(err, record.ErrNotReturned) {
 		t.Errorf("once more: %v", err)
+	}
+}
+
+// A policy that is applied while the return is made is in it.
+func TestReturnAroundChanges(t *testing.T) {
+	f := keeping(t)
+	policies := f.client.NetworkingV1().NetworkPolicies("shop")
+	applied := 0
+	f.wide.PrependReactor("create", "policyrollouts", func(k8stesting.Action) (bool, runtime.Object, error) {
+		applied++
+		_, err := policies.Create(t.Context(), &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", applied), Namespace: "shop"}}, metav1.CreateOptions{})
+		return false, nil, err
+	})
+	c := clusterRollouts{f.api}
+	if _, err := c.returnTo(t.Context(), "ringfence-system", "2", time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	r, err := record.Get(t.Context(), f.wide, record.ReturnName)
+	if err != nil || applied != 1 {
+		t.Fatalf("%d were applied, %v", applied, err)
+	}
+	if !slices.Contains(r.Complete.Remove, rollout.Ref{Kind: "NetworkPolicy", Namespace: "shop", Name: "p1"}) {
+		t.Errorf("it is in force beside the return, which removes %v", r.Complete.Remove)
 	}
 }
 

@@ -144,19 +144,8 @@ func (c clusterRollouts) returnTo(ctx context.Context, namespace, ref string, wa
 	if err != nil {
 		return up.Steered{}, err
 	}
-	there, err := c.readCluster(ctx)
-	if err == nil {
-		err = there.unread
-	}
-	if err != nil {
-		return up.Steered{}, err
-	}
 	to := generation.Return{Number: entry.Number, ID: entry.ID}
-	object, err := there.returnTo(to, wanted)
-	if err != nil {
-		return up.Steered{}, fmt.Errorf("generation %d cannot be returned to: %w", entry.Number, err)
-	}
-	made, err := record.Return(ctx, c.dynamic, object)
+	made, err := c.bringBack(ctx, to, wanted)
 	if err != nil {
 		return up.Steered{}, err
 	}
@@ -170,6 +159,45 @@ func (c clusterRollouts) returnTo(ctx context.Context, namespace, ref string, wa
 		err = fmt.Errorf("returned to the policies of %s, but it is not known where they are in force: %w", to, err)
 	}
 	return s, err
+}
+
+// bringTries is how often a return is made that policies changed around.
+const bringTries = 3
+
+// bringBack makes the return to a generation, and looks whether that is what is in force: somebody may have changed policies
+// or rollouts meanwhile.
+func (c clusterRollouts) bringBack(ctx context.Context, to generation.Return, wanted generation.Generation) (record.Record, error) {
+	there, err := c.readAll(ctx)
+	if err != nil {
+		return record.Record{}, err
+	}
+	for range bringTries {
+		object, err := there.returnTo(to, wanted)
+		if err != nil {
+			return record.Record{}, fmt.Errorf("generation %d cannot be returned to: %w", to.Number, err)
+		}
+		made, err := record.Return(ctx, c.dynamic, object)
+		if err != nil {
+			return made, err
+		}
+		if there, err = c.readAll(ctx); err != nil {
+			return made, fmt.Errorf("returned to the policies of %s, but it is not known whether others changed meanwhile: %w", to, err)
+		}
+		now, err := there.with(cluster.Objects{Policies: there.Objects.Policies})
+		if err != nil || made.Returned() == nil || generation.Of(now.Policies()) == to.ID {
+			return made, err
+		}
+	}
+	return record.Record{}, fmt.Errorf("returned to the policies of %s, but others change all the time: see that nobody applies any, and try again", to)
+}
+
+// readAll is readCluster, where rollouts have to be known.
+func (c clusterRollouts) readAll(ctx context.Context) (*inCluster, error) {
+	there, err := c.readCluster(ctx)
+	if err == nil {
+		err = there.unread
+	}
+	return there, err
 }
 
 // returnTo is the object that brings a generation back over what is in force without a return.
