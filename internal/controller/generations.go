@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence-project/ringfence/internal/rollout"
 	"github.com/ringfence-project/ringfence/internal/rollout/record"
 	"github.com/ringfence-project/ringfence/internal/source/kube"
+	"github.com/ringfence-project/ringfence/internal/words"
 )
 
 // NotKept is the type of the Condition that what came in force could not be kept as a generation.
@@ -291,16 +292,12 @@ func changesText(all []generation.Change) string {
 	if len(all) == 0 {
 		return ""
 	}
-	var b strings.Builder
-	b.WriteString("policies changed:")
 	slices.SortStableFunc(all, func(a, b generation.Change) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	for _, c := range all[:min(len(all), namedChanges)] {
-		b.WriteString(" " + c.Short())
+	var names []string
+	for _, c := range all {
+		names = append(names, c.Short())
 	}
-	if more := len(all) - namedChanges; more > 0 {
-		fmt.Fprintf(&b, " and %d more", more)
-	}
-	return b.String()
+	return "policies changed: " + words.Some(names, namedChanges, " ")
 }

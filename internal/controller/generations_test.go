@@ -119,6 +119,28 @@ func (n *noted) move(r record.Record, commands ...rollout.Command) record.Record
 	return r.With(s, time.Now())
 }
 
+// returnTo is the return to an entry, in force.
+func (n *noted) returnTo(e generation.Entry) record.Record {
+	n.t.Helper()
+	kept, err := n.store.Get(n.t.Context(), e.ID)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	now, err := (&view{policies: n.policies}).inForce()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	change, err := record.Difference(now, kept.Policies)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	object, err := record.NewReturn(generation.Return{Number: e.Number, ID: e.ID}, change)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return n.move(read(n.t, object), rollout.Promote)
+}
+
 // What is applied together is one generation; a rollout that went through is a good one; what was returned from is a bad one;
 // and it makes no difference who leads.
 func TestGenerationsOfACluster(t *testing.T) {
@@ -154,24 +176,7 @@ func TestGenerationsOfACluster(t *testing.T) {
 	history = append(history, "rollout lockdown no more in force")
 	n.await(history...)
 
-	kept, err := n.store.Get(t.Context(), first.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := view{policies: n.policies}
-	now, err := v.inForce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	change, err := record.Difference(now, kept.Policies)
-	if err != nil {
-		t.Fatal(err)
-	}
-	object, err := record.NewReturn(generation.Return{Number: first.Number, ID: first.ID}, change)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.records = []record.Record{n.move(read(t, object), rollout.Promote)}
+	n.records = []record.Record{n.returnTo(first)}
 	n.lead()
 	n.seen()
 	history[4] += " bad"

@@ -60,13 +60,9 @@ func rollouts(t *testing.T, objects ...runtime.Object) *dynamicfake.FakeDynamicC
 		map[schema.GroupVersionResource]string{record.Resource: "PolicyRolloutList"}, objects...)
 }
 
-// inForce are the policies for everyone, if the API has some.
-func inForce(t *testing.T, c *dynamicfake.FakeDynamicClient, api []*policy.Policy) generation.ID {
+// forEveryone are the policies in force, if the API has some.
+func forEveryone(t *testing.T, all []record.Record, api []*policy.Policy) []*policy.Policy {
 	t.Helper()
-	all, err := record.List(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s, err := cluster.NewState(cluster.Objects{Policies: api})
 	if err == nil {
 		s, err = rollout.Rewrite(s, record.Finals(all)...)
@@ -74,7 +70,16 @@ func inForce(t *testing.T, c *dynamicfake.FakeDynamicClient, api []*policy.Polic
 	if err != nil {
 		t.Fatal(err)
 	}
-	return generation.Of(s.Policies())
+	return s.Policies()
+}
+
+func inForce(t *testing.T, c *dynamicfake.FakeDynamicClient, api []*policy.Policy) generation.ID {
+	t.Helper()
+	all, err := record.List(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return generation.Of(forEveryone(t, all, api))
 }
 
 // A return has exactly the generation in force, at once and over whatever else is; a second one takes the place of the first,
@@ -95,16 +100,10 @@ func TestReturn(t *testing.T) {
 	c := rollouts(t, ahead, underWay)
 	api := isolating(t, "a", "b", "old", "web")
 	before := inForce(t, c, api)
-	s, err := cluster.NewState(cluster.Objects{Policies: api})
-	if err == nil {
-		s, err = rollout.Rewrite(s, record.Finals([]record.Record{read(t, ahead)})...)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	without := forEveryone(t, []record.Record{read(t, ahead)}, api)
 	for i, wanted := range [][]*policy.Policy{isolating(t, "a", "b=2", "gone"), isolating(t, "web=3", "a"), isolating(t, "a", "b=2", "gone")} {
 		number := uint64(i + 1)
-		r, err := record.Return(t.Context(), c, returnTo(t, number, s.Policies(), wanted))
+		r, err := record.Return(t.Context(), c, returnTo(t, number, without, wanted))
 		if err != nil {
 			t.Fatal(err)
 		}
