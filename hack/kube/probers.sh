@@ -1,5 +1,6 @@
 # Pods that probe all the time, for trials (sourced after lib.sh): what each of them could reach, and when, to 10 ms.
-# They probe only while they are told to, so that a trial can begin with no connection there.
+# They probe only while they are told to, so that a trial can begin with no connection there. A connection that a change cut off
+# as it was made is waited for no longer than one that was never answered: nc's own limit ends with the connect.
 
 # probers IMAGE: the pods of shop/idle, and their names and places in $idle
 probers() {
@@ -28,7 +29,7 @@ spec:
             while read -r host port after; do
               read -r begin _ </proc/uptime
               [ \${begin%.*} -ge \${after:-0} ] || continue
-              if nc -w 1 \$host \$port </dev/null >/dev/null 2>&1; then answer=yes; else answer=no; fi
+              if timeout 2 nc -w 1 \$host \$port </dev/null >/dev/null 2>&1; then answer=yes; else answer=no; fi
               read -r end _ </proc/uptime
               echo \$begin \$end \$host:\$port \$answer
             done </tmp/targets
