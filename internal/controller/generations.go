@@ -55,8 +55,9 @@ type generations struct {
 	wrong map[string]kube.Condition // by what was tried
 
 	// Of the goroutine that runs:
-	noted map[kube.PolicyKey]*kube.Policy // the API's policies, when they were last noted; nil before
-	told  uint64                          // the last entry that was logged
+	noted *view            // that was written down last; nil before
+	was   []*policy.Policy // in force by it
+	told  uint64           // the last entry that was logged
 }
 
 // view is what decides what is in force for everyone.
@@ -183,7 +184,7 @@ func (g *generations) note(ctx context.Context) error {
 		}
 		entry, err := g.recorder.Note(ctx, generation.Arrival{Policies: inForce, Rollouts: v.complete, Returned: v.returned, Changes: changes}, v.at)
 		if err == nil {
-			g.noted = v.policies
+			g.noted, g.was = v, inForce
 		}
 		return entry, err
 	})
@@ -248,18 +249,21 @@ func (v *view) inForce() ([]*policy.Policy, error) {
 	return s.Policies(), nil
 }
 
-// changes says which of the API's policies changed, as far as somebody knows: since this one leads, or else, if no rollout
-// explains it, since what is in the history.
+// changes says which policies changed, beside those that rollouts brought or took away, as far as somebody knows: since this one
+// leads, or else since what is in the history.
 func (g *generations) changes(ctx context.Context, v *view, inForce []*policy.Policy) (string, error) {
 	if g.noted != nil {
-		return changesText(changesOf(g.noted, v.policies)), nil
+		if g.noted.sameRollouts(v.complete, v.returned != nil) {
+			return changesText(generation.Changes(g.was, inForce)), nil
+		}
+		return changesText(changesOf(g.noted.policies, v.policies)), nil
 	}
 	history, err := g.store.History(ctx)
 	current, there := history.Current()
 	switch {
 	case err != nil && !errors.Is(err, generation.ErrDamaged):
 		return "", err
-	case !there || !slices.Equal(current.Rollouts, v.complete) || (current.ReturnedTo != 0) != (v.returned != nil):
+	case !there || !v.sameRollouts(current.Rollouts, current.ReturnedTo != 0):
 		return "", nil
 	}
 	kept, err := g.store.Get(ctx, current.ID)
@@ -267,6 +271,11 @@ func (g *generations) changes(ctx context.Context, v *view, inForce []*policy.Po
 		return "", nil // so nobody knows
 	}
 	return changesText(generation.Changes(kept.Policies, inForce)), nil
+}
+
+// sameRollouts reports whether the same rollouts are complete.
+func (v *view) sameRollouts(complete []string, returned bool) bool {
+	return slices.Equal(v.complete, complete) && (v.returned != nil) == returned
 }
 
 // changesOf is generation.Changes, which looks at those policies only that are others.

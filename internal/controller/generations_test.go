@@ -184,7 +184,8 @@ func TestGenerationsOfACluster(t *testing.T) {
 	if h := n.await(history...); h[5].ID != first.ID || h[5].ReturnedTo != 1 {
 		t.Errorf("the return is %+v", h[5])
 	}
-	n.set("new", "new") // what the return does not bring is as the API has it, and nobody returned from it
+	n.set("db", "later") // which the return brought
+	n.set("new", "new")  // what the return does not bring is as the API has it, and nobody returned from it
 	n.seen()
 	history = append(history, "policies changed: +shop/new")
 	n.await(history...)
