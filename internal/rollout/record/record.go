@@ -187,8 +187,10 @@ func (r Record) WaitsFor(all []Record) string {
 	if r.Spec == nil || r.Name == ReturnName {
 		return ""
 	}
-	if to := ReturnedTo(all); to != nil {
-		return fmt.Sprintf("policies were returned to %s; first \"ringfence rollout resume\"", to)
+	for _, o := range all {
+		if to := o.returns(); to != nil && (o.Returned() != nil || o.Status.Active() || o.Status.Phase == "") {
+			return fmt.Sprintf("policies were returned to %s; first \"ringfence rollout resume\"", to)
+		}
 	}
 	touched := r.Spec.Touches()
 	for _, o := range all {

@@ -190,6 +190,10 @@ func TestReturnIsLeftToAController(t *testing.T) {
 	if err != nil || r.Returned() != nil {
 		t.Fatalf("it is %+v, %v", r.Status, err)
 	}
+	other := read(t, object(t, text))
+	if why := other.WaitsFor([]record.Record{other, r}); !strings.Contains(why, "returned to entry 1") {
+		t.Errorf("another one waits for %q", why)
+	}
 	at := now
 	s := r.Status.Follow(r.Spec, "", at)
 	for range 3 {
