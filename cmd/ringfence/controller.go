@@ -24,7 +24,8 @@ func newController() *cobra.Command {
 		Short: "Drive the PolicyRollouts of a Kubernetes cluster",
 		Long: `Drive the PolicyRollouts of a Kubernetes cluster: sum up what the agents report, let time pass, and write into the objects'
 statuses what follows. Of several controllers one leads, by the Lease ringfence-controller. While none does, every
-rollout stays as it is; people's commands work all the same.
+rollout stays as it is; people's commands work all the same. The one that leads keeps every set of policies that is in force for
+everyone, in ConfigMaps of its namespace ("ringfence generations" lists them).
 
 It also says on policies and namespaces how far they are in force, which is on all nodes. --nodes says which nodes are
 meant to run an agent, if not all are: neither that nor a rollout waits for others, nor do pods there count.
@@ -50,7 +51,7 @@ Metrics (/metrics) and health (/healthz, /readyz) are served on a loopback addre
 		},
 	}
 	s.flags(cmd)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of the Lease (default: the pod's own, else ringfence-system)")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of the Lease and the generations (default: the pod's own, else ringfence-system)")
 	cmd.Flags().StringVar(&nodes, "nodes", "", "nodes that are meant to run an agent, by labels like role=worker (default: all)")
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:9471", "loopback address for metrics and health")
 	return cmd
