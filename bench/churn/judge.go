@@ -25,8 +25,9 @@ func (d *driver) judge() error {
 	if err != nil {
 		return err
 	}
-	var sent, kept, broken, violations int64
-	var longest time.Duration
+	var sent, kept, broken, violations, stalls int64
+	var longest note
+	var waited string
 	phases := map[string]*tally{}
 	for name, list := range all {
 		x, ours := d.seen.of(name)
@@ -53,8 +54,9 @@ func (d *driver) judge() error {
 				broken++
 				fmt.Fprintf(d.out, "BROKEN at %s: %s to %s\n", n.At.Format(time.TimeOnly), name, n.Peer)
 			case noteStalled:
-				longest = max(longest, n.Took)
-				fmt.Fprintf(d.out, "stalled for %v until %s: %s to %s\n", n.Took.Round(time.Millisecond), n.At.Format(time.TimeOnly), name, n.Peer)
+				if stalls++; n.Took > longest.Took {
+					longest, waited = n, name
+				}
 			}
 		}
 		sent, kept = sent+mine, kept+answered
@@ -70,7 +72,11 @@ func (d *driver) judge() error {
 	}
 	fmt.Fprintf(d.out, "%d pods in all, of which %d failed and were made again, agent killed %d times, a policy changed %d times\n", d.next, d.failures, d.kills, d.wobbles)
 	fmt.Fprintf(d.out, "%d packets and connections sent that are denied: %d arrived\n", sent, violations)
-	fmt.Fprintf(d.out, "%d words answered on connections that are allowed: %d connections broke, the longest wait was %v\n", kept, broken, longest)
+	fmt.Fprintf(d.out, "%d words answered on connections that are allowed: %d connections broke\n", kept, broken)
+	if stalls > 0 {
+		fmt.Fprintf(d.out, "%d answers took longer than %v; the longest wait was %v, until %s: %s to %s\n", stalls, stall,
+			longest.Took.Round(time.Millisecond), longest.At.Format(time.TimeOnly), waited, longest.Peer)
+	}
 	if violations+broken > 0 || sent == 0 || kept == 0 || len(d.starved) > 0 {
 		return errors.New("not as it should be")
 	}
