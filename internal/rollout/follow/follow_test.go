@@ -324,6 +324,21 @@ func TestReportOfRolloutsIsBounded(t *testing.T) {
 }
 
 // What the agent before this one reported is what this one goes on from, if it is of the same.
+// Who waits for the end of a rollout's policies, as "rollout resume" does, goes by the reports.
+func TestRolloutIsToldOfUntilItIsInForceNoMore(t *testing.T) {
+	f := newNode("n7")
+	f.put(kube.Batch{Rollouts: map[string]*record.Record{record.ReturnName: {Name: record.ReturnName, Status: rollout.Status{Phase: rollout.Complete}}}})
+	c := f.Take(kube.Batch{Rollouts: map[string]*record.Record{record.ReturnName: nil}})
+	if all := f.Report(); len(all) != 1 || all[0].Name != record.ReturnName || !all[0].InForce {
+		t.Errorf("the API has it no more, and the kernel has: %+v", all)
+	}
+	c.Apply()
+	c.Done()
+	if all := f.Report(); len(all) != 0 {
+		t.Errorf("the kernel has it no more: %+v", all)
+	}
+}
+
 func TestRolloutIsRestored(t *testing.T) {
 	was := v1alpha1.NodeRollout{Name: "r", Digest: "1", Revision: 1, Living: true, Evidence: v1alpha1.RolloutEvidence{Connections: 7}}
 	for name, c := range map[string]struct {

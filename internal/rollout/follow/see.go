@@ -161,7 +161,8 @@ func (r *Follower) UnderWay() <-chan struct{} { return r.judging.open() }
 // Over returns what is closed once none is.
 func (r *Follower) Over() <-chan struct{} { return r.judging.shut() }
 
-// Report is what the API is to know, by name: of rollouts that are under way, and of a return, before those that are over.
+// Report is what the API is to know, by name: of rollouts that are under way, and of a return, before those that are over. One
+// that the API has no more is told of for as long as it is in force here.
 func (r *Follower) Report() []v1alpha1.NodeRollout {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -176,11 +177,17 @@ func (r *Follower) Report() []v1alpha1.NodeRollout {
 	}
 	isOver := map[string]bool{}
 	for name, x := range r.records {
-		if x.Status.Phase == "" || x.Status.Phase == rollout.Waiting || x.Status.Phase == rollout.Invalid {
+		if !isTold(x.Status.Phase) {
 			continue
 		}
 		isOver[name] = x.Status.Over() && name != record.ReturnName
 		all = append(all, r.reportOf(x))
+	}
+	for name, in := range r.inForce {
+		if isTold(in.phase) && r.records[name] == nil {
+			isOver[name] = name != record.ReturnName
+			all = append(all, in.report(name))
+		}
 	}
 	byName := func(a, b v1alpha1.NodeRollout) int { return strings.Compare(a.Name, b.Name) }
 	slices.SortFunc(all, func(a, b v1alpha1.NodeRollout) int {
@@ -194,10 +201,20 @@ func (r *Follower) Report() []v1alpha1.NodeRollout {
 	return all
 }
 
+// isTold reports whether something of a rollout in that phase is, or was, in force.
+func isTold(p rollout.Phase) bool {
+	return p != "" && p != rollout.Waiting && p != rollout.Invalid
+}
+
+// report says that t is in force of a rollout.
+func (t tuple) report(name string) v1alpha1.NodeRollout {
+	return v1alpha1.NodeRollout{Name: name, Digest: t.digest, Revision: int64(t.revision), StepIndex: int32(t.step), Phase: string(t.phase), InForce: !t.held}
+}
+
 func (r *Follower) reportOf(x *record.Record) v1alpha1.NodeRollout {
 	t := tupleOf(x)
-	n := v1alpha1.NodeRollout{Name: x.Name, Digest: t.digest, Revision: int64(t.revision), StepIndex: int32(t.step), Phase: string(t.phase),
-		InForce: r.inForce[x.Name] == t && (r.seeing || x.Status.Over())}
+	n := t.report(x.Name)
+	n.InForce = r.inForce[x.Name] == t && (r.seeing || x.Status.Over())
 	if u := r.all[x.Name]; u != nil && u.digest == t.digest && u.revision == t.revision {
 		n.Living, n.Evidence = u.living, record.ToEvidence(bounded(u.evidence))
 	}
