@@ -61,7 +61,7 @@ func (r *Recorder) Note(ctx context.Context, a Arrival, now time.Time) (Entry, e
 		if next.Number != last.Number {
 			next.Why = r.why(last, a)
 		}
-		if len(completed) > 0 && a.Returned == nil {
+		if len(completed) > 0 && a.Returned == nil && last.ReturnedTo == 0 { // else they are only back
 			next.mark(Good, now, "rollout "+names(completed)+" went through its steps")
 		}
 		next.Rollouts, next.ReturnedTo = nil, number(a.Returned)
