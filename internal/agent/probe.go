@@ -18,9 +18,10 @@ import (
 	"github.com/ringfence-project/ringfence/internal/dataplane/nft"
 )
 
-// A probe sends a packet as a pod would: out of a veth, from an address that is routed to it, to another that the node
-// would have to forward it to. The table counts it where connections are judged, and drops it. Both addresses are routed to
-// the probe's own interface, so that without the table the packet would go nowhere either.
+// family is what a probe of IPv4 or IPv6 is made of. A probe sends a packet as a pod would: out of a veth, from an address
+// that is routed to it, to another that the node would have to forward it to. The table counts it where connections are
+// judged, and drops it. Both addresses are routed to the probe's own interface, so that without the table the packet would
+// go nowhere either.
 //
 // Each family has a probe of its own: they have their own switches, hooks and other people's rules.
 type family struct {

@@ -2,7 +2,8 @@
 // typo, a rule that is never reached, an isolation that forgets DNS.
 //
 // Findings are about the manifests given, which may be a part of a cluster: what depends on objects that are not among
-// them is left alone. Where they are a whole cluster's, read from its API, findings have no places but objects. A finding has to be worth looking at; where there is a doubt, there is none.
+// them is left alone. Where they are a whole cluster's, read from its API, findings have no places but objects. A finding has
+// to be worth looking at; where there is a doubt, there is none.
 //
 // Each kind of finding has a stable code, described in Rules and docs/lint.md. An object's annotation
 // ringfence.dev/lint-ignore accepts findings about it, with a reason.
